@@ -1,0 +1,66 @@
+"""Write the problems of the embedded task: data/chain_sum/{train,test}.jsonl.
+
+    python data/make_problems.py
+
+The chains come from reasoning-gym's ``chain_sum`` (single digits, 2 to 8 terms), written without blanks.
+Repeated expressions are dropped before the split, so train and test share no prompt.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import reasoning_gym
+
+FOLDER = Path(__file__).parent / "chain_sum"
+
+
+def draw_chains(count: int, min_terms: int, max_terms: int, seed: int) -> list[dict]:
+    """``count`` distinct chains, the same number of each length as far as that many exist."""
+    chains: dict[str, dict] = {}
+    per_length = -(-count // (max_terms - min_terms + 1))
+    for terms in range(min_terms, max_terms + 1):
+        # Two terms leave only 200 chains: take at most half of them, so that the loop below ends.
+        wanted = min(per_length, 10**terms * 2 ** (terms - 1) // 2)
+        source = reasoning_gym.create_dataset(
+            "chain_sum",
+            min_terms=terms,
+            max_terms=terms,
+            min_digits=1,
+            max_digits=1,
+            # reasoning-gym seeds row i with seed + i: far-apart seeds keep the lengths independent.
+            seed=seed + 1_000_000 * terms,
+            size=20 * per_length,
+        )
+        drawn: dict[str, dict] = {}
+        for row in source:
+            question = row["metadata"]["expression"].replace(" ", "") + "="
+            drawn[question] = {"question": question, "answer": row["answer"], "num_terms": terms}
+            if len(drawn) == wanted:
+                break
+        chains |= drawn
+    return list(chains.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=int, default=4000, help="training problems (default 4000)")
+    parser.add_argument("--test", type=int, default=400, help="held-out problems (default 400)")
+    parser.add_argument("--min-terms", type=int, default=2)
+    parser.add_argument("--max-terms", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    chains = draw_chains(args.train + args.test + 1000, args.min_terms, args.max_terms, args.seed)
+    random.Random(args.seed).shuffle(chains)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    splits = {"test": chains[: args.test], "train": chains[args.test : args.test + args.train]}
+    for split, rows in splits.items():
+        path = FOLDER / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        print(f"{path}: {len(rows)} problems")
+
+
+if __name__ == "__main__":
+    main()

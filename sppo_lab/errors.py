@@ -1,0 +1,12 @@
+"""The one exception a user of the lab is meant to read."""
+
+
+class LabError(ValueError):
+    """A mistake the user can mend: its text says what was wrong, what was expected and what to do.
+
+    The command line prints it as one message; Jupyter shows it without the stack of library frames.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython calls this instead of printing a traceback."""
+        return [f"{type(self).__name__}: {self}"]
