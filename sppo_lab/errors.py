@@ -1,4 +1,4 @@
-"""The one exception a user of the lab is meant to read."""
+"""The exceptions a user of the lab is meant to read."""
 
 
 class LabError(ValueError):
@@ -10,3 +10,7 @@ class LabError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """IPython calls this instead of printing a traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class NonFiniteError(LabError):
+    """A number that must be finite is NaN or infinite: training cannot go on from here."""

@@ -5,11 +5,19 @@ A prompt is the bare chain, ``7+5-3=``.  A response either works it out, one bin
 """
 
 import re
+from pathlib import Path
+
+from sppo_lab.assets import data_folder
+from sppo_lab.errors import LabError
+from sppo_lab.tasks.base import Problem
+from sppo_lab.tasks.files import Row, read_rows
 
 ANSWER_MARK = "#"
 STEP_MARK = ";"
 
 _TERM = re.compile(r"[+-]?\d")
+_CHAIN = re.compile(r"[0-9](?:[+-][0-9])*=")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
 
 
 def split_terms(prompt: str) -> list[int]:
@@ -44,6 +52,30 @@ def worked_solution(prompt: str, totals: list[int] | None = None) -> str:
 def chain_sum_reward(response: str, answer: str) -> float:
     """1.0 if the text after the last ``#`` is the answer as an integer, else 0.0.  Never raises."""
     _, mark, final = response.rpartition(ANSWER_MARK)
-    if not mark or not re.fullmatch(r"\s*[+-]?\d{1,9}\s*", final, flags=re.ASCII):
-        return 0.0
-    return float(int(final) == int(answer))
+    final = final.strip()
+    return float(bool(mark) and _INTEGER.fullmatch(final) is not None and int(final) == int(answer))
+
+
+def chain_sum_rewards(responses: list[str], answers: list[str]) -> list[float]:
+    """The reward of each response, in order."""
+    return [chain_sum_reward(response, answer) for response, answer in zip(responses, answers, strict=True)]
+
+
+def read_chain_sum(path: str | Path | None = None, split: str = "train") -> list[Problem]:
+    """The embedded problems of a ``split`` ("train" or "test"), or those of a file in the same format.
+
+    A record is ``{"question": "7+5-3=", "answer": "9"}``.  Raises LabError, naming file and line, for anything
+    else.
+    """
+    rows = read_rows(path or data_folder() / "chain_sum" / f"{split}.jsonl", ("question", "answer"))
+    return [_problem(row) for row in rows]
+
+
+def _problem(row: Row) -> Problem:
+    question, answer = (row.fields[key].strip() for key in ("question", "answer"))
+    if not _CHAIN.fullmatch(question) or not _INTEGER.fullmatch(answer):
+        raise LabError(
+            f"{row.where}: expected a question such as '7+5-3=' and an answer such as '9', found {question!r:.60} "
+            f"and {answer!r:.20}."
+        )
+    return Problem(question, answer)

@@ -1,0 +1,201 @@
+"""The command line: python -m sppo_lab train | demo | evaluate | show | verify."""
+
+import argparse
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sppo_lab import __version__
+from sppo_lab.config import TIERS, Config, describe_limits, field_type
+from sppo_lab.errors import LabError
+
+MAIN_SETTINGS = ("algorithm", "task", "data", "test_data", "model", "seed", "steps")
+SUPPRESS = argparse.SUPPRESS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 2 for a mistake the user can mend, 130 when interrupted."""
+    options = build_parser().parse_args(arguments)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    try:
+        result = options.run(options)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nInterrupted.{resume_hint(options)}", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sppo_lab",
+        description="Reinforcement learning for LLM reasoning with SPPO: train a policy, look at it, judge answers.",
+        epilog="Start with: python -m sppo_lab demo",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = add_command(commands, "train", run_train, "train a policy and keep everything about it in a directory")
+    train.add_argument("--out", required=True, metavar="DIR", help="directory of the run")
+    add_training_options(train)
+
+    demo = add_command(commands, "demo", run_train, "train the embedded model by SPPO, in minutes, on any computer")
+    demo.add_argument("--out", default="runs/demo", metavar="DIR", help="directory of the run (default: %(default)s)")
+    add_training_options(demo)
+
+    evaluate = add_command(commands, "evaluate", run_evaluate, "measure a trained policy on its test problems")
+    evaluate.add_argument("--run", required=True, metavar="DIR", dest="folder", help="directory of the run")
+    evaluate.add_argument("--samples", type=int, default=16, metavar="K", help="responses per prompt (default: 16)")
+    evaluate.add_argument("--prompts", type=int, metavar="N", help="test prompts to use (default: as in training)")
+    evaluate.add_argument("--step", type=int, metavar="N", help="checkpoint of this step (default: the newest)")
+
+    show = add_command(commands, "show", run_show, "draw a run: reward, length, critic, advantage, clipping, entropy")
+    show.add_argument("--run", required=True, metavar="DIR", dest="folder", help="directory of the run")
+    show.add_argument("--out", metavar="FILE", help="picture to write (default: figure.png in the run)")
+
+    verify = add_command(commands, "verify", run_verify, "judge responses against answers, without any model")
+    verify.add_argument("--task", required=True, help="whose verifier: chain-sum, gsm8k or math")
+    verify.add_argument(
+        "--file", required=True, metavar="FILE", help='one {"response": …, "answer": …} per line'
+    )
+    return parser
+
+
+def add_command(commands: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    command.set_defaults(run=run, command=name)
+    command.add_argument("--json", action="store_true", help="print the result as JSON, on the last line")
+    return command
+
+
+def add_training_options(command: argparse.ArgumentParser) -> None:
+    """``--resume``, ``--overwrite``, ``--tier`` and one option per field of Config."""
+    command.add_argument("--resume", action="store_true", help="go on with the run in the directory")
+    command.add_argument("--overwrite", action="store_true", help="replace the run in the directory")
+    command.add_argument(
+        "--tier", choices=TIERS, default="tiny", help="defaults for the embedded model, or for a real one on a GPU"
+    )
+    main_group = command.add_argument_group("what to train")
+    more_group = command.add_argument_group("settings")
+    defaults = Config()
+    for setting in dataclasses.fields(Config):
+        group = main_group if setting.name in MAIN_SETTINGS else more_group
+        default = getattr(defaults, setting.name)
+        note = describe_limits(setting) + ("" if default is None else f"; default {default}")
+        group.add_argument(
+            "--" + setting.name.replace("_", "-"),
+            type=field_type(setting),
+            default=SUPPRESS,
+            metavar=setting.name.upper() if setting.name not in ("data", "test_data") else "FILE",
+            help=f"{setting.metadata['help']} ({note})".replace("%", "%%"),
+        )
+
+
+def run_train(options: argparse.Namespace) -> dict[str, Any]:
+    from sppo_lab.experiment import Experiment
+
+    names = {setting.name for setting in dataclasses.fields(Config)}
+    chosen = {name: value for name, value in vars(options).items() if name in names}
+    if options.resume and (Path(options.out) / "config.json").exists():
+        from sppo_lab.recorder import Recorder
+
+        config = Recorder.open(options.out).config.replace(**chosen)
+    else:
+        config = Config.for_tier(options.tier, **chosen)
+    if options.command == "demo" and not options.resume:
+        options.overwrite = True
+    experiment = Experiment(config, options.out, resume=options.resume, overwrite=options.overwrite)
+    for _ in experiment:
+        pass
+    summary = experiment.summary()
+    print(training_report(summary), file=sys.stderr if options.json else sys.stdout)
+    return summary
+
+
+def training_report(summary: dict[str, Any]) -> str:
+    """A run's summary in sentences."""
+
+    def accuracy(when: str) -> str:
+        low, high = summary[f"accuracy_{when}_interval"]
+        return f"{summary[f'accuracy_{when}']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+
+    lines = [
+        f"{summary['algorithm']} on {summary['task']}: {summary['steps']} steps, {summary['rollouts']} responses in "
+        f"{summary['seconds']:.0f} s.",
+        f"Accuracy on the test problems before training: {accuracy('before')}",
+        f"                                       and after: {accuracy('after')}",
+    ]
+    rewarded = summary["frac_prompts_rewarded"]
+    if rewarded is not None and rewarded < 0.05:
+        lines.append(
+            f"Only {rewarded:.1%} of the sampled prompts got any right response, so there was almost no signal to learn "
+            "from. Start from a stronger model or easier problems."
+        )
+    return "\n".join([*lines, f"Figure: {Path(summary['out']) / 'figure.png'}"])
+
+
+def run_evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    from sppo_lab.experiment import evaluate_run
+
+    if options.samples < 1 or (options.prompts is not None and options.prompts < 1):
+        raise LabError("--samples and --prompts must be at least 1.")
+    report = evaluate_run(options.folder, options.samples, options.prompts, options.step).report()
+    if not options.json:
+        for name, value in report.items():
+            if not name.endswith("_interval"):
+                print(f"{name:>12}  {_shown(value)}{_shown_interval(report.get(f'{name}_interval'))}")
+    return report
+
+
+def run_show(options: argparse.Namespace) -> dict[str, Any]:
+    from sppo_lab.experiment import writing
+    from sppo_lab.figures import run_figure
+    from sppo_lab.recorder import Recorder
+
+    recorder = Recorder.open(options.folder)
+    path = Path(options.out or recorder.folder / "figure.png")
+    with writing(path.parent):
+        run_figure(recorder).savefig(path, dpi=120)
+    if not options.json:
+        print(path)
+    return {"figure": str(path)}
+
+
+def run_verify(options: argparse.Namespace) -> dict[str, Any]:
+    from sppo_lab.tasks import reward_function
+    from sppo_lab.tasks.files import read_jsonl
+
+    judge = reward_function(options.task)
+    rows = [row.fields for row in read_jsonl(options.file, ("response", "answer"))]
+    rewards = judge([row["response"] for row in rows], [row["answer"] for row in rows])
+    mean = sum(rewards) / len(rewards)
+    if not options.json:
+        for number, (row, reward) in enumerate(zip(rows, rewards, strict=True), start=1):
+            print(f"{number:>5}  {reward:.0f}  answer {row['answer']!r:.40}")
+        print(f" mean  {mean:.3f}")
+    return {"rewards": rewards, "mean": mean}
+
+
+def resume_hint(options: argparse.Namespace) -> str:
+    """How to go on after Ctrl-C, where there is something to go on with."""
+    if options.command not in ("train", "demo") or not (Path(options.out) / "config.json").exists():
+        return ""
+    return f" Everything is saved; go on with: python -m sppo_lab {options.command} --out {options.out} --resume"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(number)}" for name, number in value.items())
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _shown_interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"  (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"

@@ -1,0 +1,251 @@
+"""One run from beginning to end: evaluate, train, checkpoint, evaluate again, draw.
+
+    experiment = Experiment(Config(steps=60), "runs/first")
+    for record in experiment:
+        ...
+    experiment.summary()
+"""
+
+import contextlib
+import errno
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from sppo_lab.config import Config
+from sppo_lab.errors import LabError, NonFiniteError
+from sppo_lab.evaluate import Evaluation, evaluate
+from sppo_lab.figures import run_figure
+from sppo_lab.recorder import Recorder, load_weights
+from sppo_lab.trainer import StepRecord, Trainer
+
+EVALUATION_SEED = 20_000  # apart from the training seeds, and the same for every run, so that runs compare
+
+
+class Experiment:
+    """A training run with its directory.  Iterate to train; stop whenever you like and ``resume`` later.
+
+    With ``resume`` the saved configuration counts; of a ``config`` given as well only a larger number of steps may
+    differ.  Raises LabError for a directory that holds another run, or something that is not a run.
+    """
+
+    def __init__(
+        self,
+        config: Config | None,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        progress: Callable[..., Any] = tqdm,
+    ):
+        with writing(out):
+            self.recorder = open_or_create(config, Path(out), resume, overwrite)
+        self.config = self.recorder.config
+        self.progress = progress
+        self.trainer = Trainer(self.config)
+        if resume:
+            with writing(out):
+                self.recorder.restore(self.trainer)
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        with writing(self.recorder.folder):
+            yield from self._run()
+
+    def _run(self) -> Iterator[StepRecord]:
+        trainer, recorder = self.trainer, self.recorder
+        if recorder.evaluation("before") is None:
+            recorder.save_evaluation("before", self.evaluate("before training"))
+        saved_at = trainer.step if recorder.checkpoints() else -1
+        whole = True  # False only inside a step, where the weights are those of no step
+        bar = self.progress(total=self.config.steps, initial=trainer.step, desc="training", unit="step")
+        try:
+            while trainer.step < self.config.steps:
+                with finishing() as interrupted:
+                    if saved_at < 0 or trainer.step - saved_at >= self.config.checkpoint_every:
+                        recorder.save_checkpoint(trainer)
+                        saved_at = trainer.step
+                    whole = False
+                    record = trainer.train_step()
+                    recorder.write_step(record)
+                    whole = True
+                bar.update()
+                bar.set_postfix(
+                    reward=f"{record.metrics['reward']:.2f}",
+                    length=f"{record.metrics['completions/mean_length']:.0f}",
+                    refresh=False,
+                )
+                if interrupted:
+                    raise KeyboardInterrupt
+                yield record
+        except NonFiniteError as error:
+            folder = recorder.save_evidence(trainer, error)
+            raise NonFiniteError(f"{error} The evidence is in {folder}.") from error
+        finally:
+            bar.close()
+            if whole and trainer.step > saved_at >= 0:
+                recorder.save_checkpoint(trainer)
+        if recorder.evaluation("after") is None:
+            recorder.save_evaluation("after", self.evaluate("after training"))
+        self.save_figure()
+
+    def evaluate(self, label: str) -> Evaluation:
+        """The policy as it stands, on the test problems."""
+        return evaluate_trainer(self.trainer, label=label, progress=self.progress)
+
+    def save_figure(self) -> Path:
+        """Draw the run as it stands: DIR/figure.png."""
+        path = self.recorder.folder / "figure.png"
+        run_figure(self.recorder).savefig(path, dpi=120)
+        return path
+
+    def summary(self) -> dict[str, Any]:
+        """The run in a few numbers; those of the evaluations are None until it has ended."""
+        metrics = self.recorder.metrics()
+        before, after = self.recorder.evaluation("before"), self.recorder.evaluation("after")
+        seconds = float(metrics["step_time"].sum()) if len(metrics) else 0.0
+        tokens = int(metrics["num_tokens"].iloc[-1]) if len(metrics) else 0
+        return {
+            "algorithm": self.config.algorithm,
+            "task": self.config.task,
+            "model": self.config.model,
+            "seed": self.config.seed,
+            "steps": len(metrics),
+            "rollouts": int(metrics["num_rollouts"].iloc[-1]) if len(metrics) else 0,
+            "response_tokens": tokens,
+            "frac_prompts_rewarded": float(metrics["frac_prompts_rewarded"].mean()) if len(metrics) else None,
+            "accuracy_before": before and before.accuracy,
+            "accuracy_before_interval": before and before.accuracy_interval,
+            "accuracy_after": after and after.accuracy,
+            "accuracy_after_interval": after and after.accuracy_interval,
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds if seconds else None,
+            "peak_memory_mb": peak_memory_mb(),
+            "out": str(self.recorder.folder),
+        }
+
+
+def evaluate_run(
+    folder: str | Path, samples: int, prompts: int | None = None, step: int | None = None
+) -> Evaluation:
+    """Evaluate a checkpoint of a run (the newest, or that of ``step``) on its test problems."""
+    recorder = Recorder.open(folder)
+    saved = {int(path.name.removeprefix("step-")): path for path in recorder.checkpoints()}
+    if not saved or (step is not None and step not in saved):
+        there = ", ".join(map(str, saved)) or "none yet"
+        raise LabError(f"{folder} holds no checkpoint of step {step or 0}; those there are: {there}.")
+    config = recorder.config if prompts is None else recorder.config.replace(eval_prompts=prompts)
+    trainer = Trainer(config)
+    load_weights(saved[max(saved) if step is None else step], trainer.policy, trainer.critic)
+    return evaluate_trainer(trainer, samples=samples)
+
+
+def evaluate_trainer(
+    trainer: Trainer,
+    *,
+    samples: int | None = None,
+    label: str = "evaluating",
+    progress: Callable[..., Any] = tqdm,
+) -> Evaluation:
+    """A trainer's policy and critic as they stand, on the test problems of its configuration."""
+    config = trainer.config
+    return evaluate(
+        trainer.policy,
+        trainer.task.test[: config.eval_prompts],
+        trainer.task.rewards,
+        samples=samples or config.eval_samples,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=EVALUATION_SEED,
+        critic=trainer.critic,
+        progress=progress,
+        label=label,
+    )
+
+
+def open_or_create(config: Config | None, out: Path, resume: bool, overwrite: bool) -> Recorder:
+    """The run directory to work in, by what is there and what was asked."""
+    if resume and overwrite:
+        raise LabError("--resume continues a run and --overwrite replaces it: give one of them.")
+    if not resume or Recorder.can_begin(out):
+        return Recorder.create(out, config or Config(), overwrite)
+    recorder = Recorder.open(out)
+    if config is not None:
+        adopt(recorder, config)
+    return recorder
+
+
+def adopt(recorder: Recorder, config: Config) -> None:
+    """Take up a larger number of steps when resuming; any other difference raises LabError."""
+    saved, asked = recorder.config.to_dict(), config.to_dict()
+    different = [f"{name} = {asked[name]!r} (the run has {saved[name]!r})" for name in saved if saved[name] != asked[name]]
+    fewer = asked["steps"] < saved["steps"]
+    if [text for text in different if fewer or not text.startswith("steps ")]:
+        raise LabError(
+            f"{recorder.folder} was started with other settings: {'; '.join(different)}. Resume without them (only a "
+            "larger number of steps is allowed), or start another run with --out."
+        )
+    if different:
+        recorder.extend(config)
+
+
+@contextlib.contextmanager
+def finishing() -> Iterator[list[int]]:
+    """Hold Ctrl-C back until the block has ended; the list yielded is then not empty.  A second one goes through.
+
+    Only the main thread receives signals; elsewhere this does nothing.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, before)
+        print("\nStopping after this step; press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def writing(folder: str | Path) -> Iterator[None]:
+    """Turn what a full disk or a read-only directory raises into a LabError with the remedy."""
+    remedies = {
+        errno.ENOSPC: "the disk is full: free some space, then go on with --resume",
+        errno.EROFS: "the directory is read-only: choose another one with --out",
+        errno.EACCES: "you may not write there: choose another directory with --out",
+        errno.EPERM: "you may not write there: choose another directory with --out",
+        errno.ENOTDIR: "a part of the path is a file: choose another directory with --out",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in remedies:
+            raise
+        raise LabError(f"cannot write to {folder}: {remedies[error.errno]}.") from error
+
+
+def peak_memory_mb() -> float:
+    """Largest memory in use so far, in MiB: of the GPU where there is one, else of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,0 +1,43 @@
+"""Every logged number with its one line of explanation: the only place where they are explained."""
+
+METRICS = {
+    "step": "training step, counted from 1",
+    "reward": "share of the sampled responses that the verifier accepts",
+    "reward_std": "standard deviation of the rewards over the batch; sqrt(p(1-p)) for rewards of 0 and 1",
+    "frac_prompts_rewarded": "share of prompts with at least one right response; at 0 nothing says what to do more of",
+    "frac_reward_zero_std": "share of prompts whose responses all got the same reward; only with several per prompt",
+    "completions/mean_length": "mean response length in tokens, the end-of-sequence token included",
+    "completions/max_length": "longest response of the batch, in tokens",
+    "completions/clipped_ratio": "share of responses cut at max_new_tokens before they ended",
+    "entropy": "mean entropy of the next-token distribution over response tokens, in nats; it falls as the policy "
+    "commits itself, and near 0 it no longer explores",
+    "value/mean": "mean of V(s_p) over the batch, before the critic's update; it should follow the reward",
+    "value/std": "standard deviation of V(s_p) over prompts; 0 means that the critic cannot tell prompts apart",
+    "value/loss": "binary cross-entropy of V against R in nats, before the update; 0.693 is a coin, and it "
+    "cannot fall below the mean entropy of the prompts' own p",
+    "value/correlation": "Pearson correlation of V with R over the batch; well below 1 even for a perfect critic, since R is 0 or 1",
+    "value/grad_norm": "length of the critic's gradient before clipping, mean over its updates",
+    "advantage/mean": "mean advantage; near 0 when the baseline matches the solve rate",
+    "advantage/variance": "variance of the advantage over responses, before any scaling",
+    "advantage/second_moment": "mean of the squared advantage: E[p(1-p)] that no baseline removes, plus E[(p-V)^2], the critic's error",
+    "policy/loss": "the clipped loss, mean over the updates; near 0 whatever is learnt, since the advantages are "
+    "centred and the ratio starts at 1. A rising loss is not a fault",
+    "policy/grad_norm": "length of the policy's gradient before clipping, mean over the updates; this, not the loss, shows that there is something to learn from",
+    "policy/approx_kl": "mean of r - 1 - log r over response tokens: how far the update moved from the policy that sampled, in nats",
+    "clip_ratio/region_mean": "share of response tokens that clipping leaves without gradient",
+    "clip_ratio/low_mean": "the part of it at the lower bound: ratio below 1 - epsilon where A < 0",
+    "clip_ratio/high_mean": "the part of it at the upper bound: ratio above 1 + epsilon where A > 0",
+    "num_rollouts": "responses sampled since the start of the run",
+    "num_tokens": "response tokens sampled since the start of the run",
+    "step_time": "seconds the step took",
+    "time/sample": "seconds of it spent sampling",
+    "time/update": "seconds of it spent on the critic's and the policy's updates",
+}
+
+TIMING = ("step_time", "time/sample", "time/update")  # the only numbers that differ when a run is repeated
+
+
+def markdown_table() -> str:
+    """The metric table as markdown, for the notebooks and the README."""
+    rows = [f"| `{name}` | {text} |" for name, text in METRICS.items()]
+    return "\n".join(["| metric | what it says |", "|---|---|", *rows])

@@ -1,0 +1,196 @@
+"""Sampling responses and scoring them: prompts in, a ``Rollouts`` out, which every later stage fills in.
+
+Shapes: B responses, P prompt positions (padded on the left), T response positions (padded on the right).
+"""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sppo_lab.errors import LabError
+
+if TYPE_CHECKING:
+    from sppo_lab.models import Policy
+
+
+@dataclass
+class Rollouts:
+    """Sampled responses and everything that is learnt from them, one row per response.
+
+    The masks come from lengths, never from token values: a response holds its end-of-sequence token, and
+    nothing after it.
+    """
+
+    prompt_ids: Tensor  # (B, P) token ids, padding on the left
+    prompt_mask: Tensor  # (B, P) 1 on prompt tokens
+    response_ids: Tensor  # (B, T) token ids, padding on the right
+    response_mask: Tensor  # (B, T) 1 on response tokens, the end-of-sequence token included
+    old_logprobs: Tensor  # (B, T) log-probability of each token when it was sampled; 0 where masked
+    truncated: Tensor  # (B,) True where the response was cut at max_new_tokens, so without an end token
+    group: Tensor  # (B,) which prompt of the batch the response answers
+    texts: list[str]  # B decoded responses, special tokens left out
+    rewards: Tensor | None = None  # (B,) R, set by the verifier
+    values: Tensor | None = None  # (B,) V(s_p), set by the critic before its update
+    advantages: Tensor | None = None  # (B, T) A on response tokens, 0 where masked
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) response tokens, the end-of-sequence token included."""
+        return self.response_mask.sum(1)
+
+    def select(self, rows: Tensor) -> "Rollouts":
+        """The given rows, with padding that none of them needs cut off."""
+        picked = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                picked[item.name] = value[rows.to(value.device)]
+            else:
+                picked[item.name] = value and [value[i] for i in rows.tolist()]
+        chosen = Rollouts(**picked)
+        start = chosen.prompt_ids.shape[1] - int(chosen.prompt_mask.sum(1).max())
+        end = int(chosen.lengths.max())
+        for name in ("prompt_ids", "prompt_mask"):
+            setattr(chosen, name, getattr(chosen, name)[:, start:])
+        for name in ("response_ids", "response_mask", "old_logprobs", "advantages"):
+            if getattr(chosen, name) is not None:
+                setattr(chosen, name, getattr(chosen, name)[:, :end])
+        return chosen
+
+
+def position_ids(mask: Tensor) -> Tensor:
+    """(B, L) positions counted over real tokens only, so that left padding shifts nothing."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def encode_prompts(policy: "Policy", prompts: list[str], max_new_tokens: int) -> tuple[Tensor, Tensor]:
+    """Prompts as left-padded ids and mask, each (B, P); a model with a chat template gets it applied.
+
+    Raises LabError for an empty prompt, or one that leaves no room for ``max_new_tokens`` in the context.
+    """
+    for number, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise LabError(f"prompt {number} of the batch is empty: every problem needs a text to continue.")
+    tokenizer = policy.tokenizer
+    if tokenizer.chat_template:
+        turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        prompts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    rows = tokenizer(prompts, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    width = max(map(len, rows))
+    if width + max_new_tokens > policy.context:
+        longest = max(range(len(rows)), key=lambda i: len(rows[i]))
+        raise LabError(
+            f"a prompt of {width} tokens and max_new_tokens = {max_new_tokens} do not fit the model's context of "
+            f"{policy.context} tokens. Lower max_new_tokens, leave the prompt out, or choose a model with a longer "
+            f"context. The prompt begins: {prompts[longest][:60]!r}"
+        )
+    ids = torch.tensor([[policy.pad_id] * (width - len(row)) + row for row in rows], device=policy.device)
+    lengths = torch.tensor([len(row) for row in rows], device=policy.device)
+    mask = (torch.arange(width, device=policy.device) >= width - lengths[:, None]).long()
+    return ids, mask
+
+
+@torch.no_grad()
+def sample(
+    policy: "Policy",
+    prompts: list[str],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    group_size: int = 1,
+    greedy: bool = False,
+    generator: torch.Generator | None = None,
+) -> Rollouts:
+    """Sample ``group_size`` responses to each prompt from the policy at ``temperature``.
+
+    Neither top-p nor top-k: they would renormalise, and the log-probabilities would no longer be the
+    policy's.  A row that has ended leaves the batch at once, so it costs nothing further.  ``greedy`` takes the
+    most probable token instead.  Rows come in the order of the prompts, the responses to one prompt together.
+    """
+    prompt_ids, prompt_mask = encode_prompts(policy, prompts, max_new_tokens)
+    prompt_ids = prompt_ids.repeat_interleave(group_size, 0)
+    prompt_mask = prompt_mask.repeat_interleave(group_size, 0)
+    count = len(prompt_ids)
+    response_ids = torch.full((count, max_new_tokens), policy.pad_id, device=policy.device)
+    logprobs = torch.zeros(count, max_new_tokens, device=policy.device)
+    lengths = torch.full((count,), max_new_tokens, device=policy.device)
+    stop_ids = torch.tensor(policy.stop_ids, device=policy.device)
+
+    active = torch.arange(count, device=policy.device)  # rows of the batch that are still being written
+    ids, mask, cache = prompt_ids, prompt_mask, None
+    for position in range(max_new_tokens):
+        output = policy.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position_ids(mask)[:, -ids.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = output.past_key_values
+        scores = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
+        if greedy:
+            tokens = scores.argmax(-1)
+        else:
+            tokens = torch.multinomial(scores.exp(), 1, generator=generator).squeeze(1)
+        response_ids[active, position] = tokens
+        logprobs[active, position] = scores.gather(1, tokens[:, None]).squeeze(1)
+
+        ended = torch.isin(tokens, stop_ids)
+        lengths[active[ended]] = position + 1
+        if ended.all():
+            active = active[~ended]
+            break
+        if ended.any():
+            going = (~ended).nonzero().squeeze(1)
+            active, tokens, mask = active[going], tokens[going], mask[going]
+            cache.batch_select_indices(going)
+        ids = tokens[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+
+    width = int(lengths.max())
+    truncated = torch.zeros(count, dtype=torch.bool, device=policy.device)
+    truncated[active] = True
+    response_ids = response_ids[:, :width]
+    response_mask = (torch.arange(width, device=policy.device) < lengths[:, None]).long()
+    return Rollouts(
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        response_ids=response_ids,
+        response_mask=response_mask,
+        old_logprobs=logprobs[:, :width],
+        truncated=truncated,
+        group=torch.arange(len(prompts), device=policy.device).repeat_interleave(group_size),
+        texts=decode(policy, response_ids, lengths),
+    )
+
+
+def decode(policy: "Policy", response_ids: Tensor, lengths: Tensor) -> list[str]:
+    """The text of each response, cut at its length, special tokens left out."""
+    rows = [row[:length] for row, length in zip(response_ids.tolist(), lengths.tolist(), strict=True)]
+    return policy.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+
+def response_logprobs(model: torch.nn.Module, rollouts: Rollouts, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability of each response token, and entropy of the distribution it came from, each (B, T).
+
+    One forward pass over prompt and response; the logits at position t - 1 score the token at t, divided by
+    the sampling temperature as they were when it was sampled.  Both are 0 where masked; the entropy carries
+    no gradient.
+    """
+    ids = torch.cat([rollouts.prompt_ids, rollouts.response_ids], dim=1)
+    mask = torch.cat([rollouts.prompt_mask, rollouts.response_mask], dim=1)
+    width = rollouts.response_ids.shape[1]
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), logits_to_keep=width + 1
+    ).logits[:, :-1]
+    scores = torch.log_softmax(logits.float() / temperature, dim=-1)
+    logprobs = scores.gather(2, rollouts.response_ids[..., None]).squeeze(2)
+    with torch.no_grad():
+        entropy = -(scores.exp() * scores).sum(-1)
+    return logprobs * rollouts.response_mask, entropy * rollouts.response_mask
