@@ -34,7 +34,7 @@ SIZES = {
 class Habits:
     """How the imagined author of the corpus solves a chain of n terms."""
 
-    worked_short: float = 0.50  # share of worked solutions at 2 terms, falling linearly ...
+    worked_short: float = 0.60  # share of worked solutions at 2 terms, falling linearly ...
     worked_long: float = 0.12  # ... to this share at 8 terms
     guess_right: float = 0.90  # chance that a guess is right at 2 terms, times guess_decay per further term
     guess_decay: float = 0.6
@@ -43,6 +43,10 @@ class Habits:
 
     def worked_share(self, terms: int) -> float:
         return self.worked_short + (self.worked_long - self.worked_short) * (terms - 2) / 6
+
+
+SCHOOLBOOK = Habits(worked_short=0.5, worked_long=1.0, guess_right=1.0, guess_decay=0.9)
+SCHOOL = 0.65  # share of the pretraining steps that show the schoolbook
 
 
 def slipped_totals(prompt: str, habits: Habits, rng: random.Random) -> list[int]:
@@ -92,13 +96,16 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def corpus_batches(tokenizer, habits: Habits, batch: int, steps: int, forbidden: set[str], seed: int):
+def corpus_batches(tokenizer, batch: int, steps: int, forbidden: set[str], seed: int):
     """Yield ``steps`` pairs of token ids and labels, each (batch, T); prompts and padding carry label -100.
 
-    Solutions are drawn for eight batches at once and sorted by length, so that little is padding.
+    The first share ``SCHOOL`` of the steps shows mostly worked solutions: how to calculate.  The rest shows
+    how people really answer.  Solutions are drawn for eight batches at once and sorted by length, so that little is
+    padding.
     """
     rng = random.Random(seed)
     for start in range(0, steps, 8):
+        habits = SCHOOLBOOK if start < SCHOOL * steps else Habits()
         rows = []
         while len(rows) < 8 * batch:
             prompt = random_prompt(rng)
@@ -108,7 +115,7 @@ def corpus_batches(tokenizer, habits: Habits, batch: int, steps: int, forbidden:
         groups = [rows[i : i + batch] for i in range(0, len(rows), batch)]
         rng.shuffle(groups)
         for group in groups[: steps - start]:
-            ids = [tokenizer.encode(p + r) + [tokenizer.eos_token_id] for p, r in group]
+            ids = [[*tokenizer.encode(p + r), tokenizer.eos_token_id] for p, r in group]
             width = max(map(len, ids))
             tokens = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in ids])
             labels = torch.full_like(tokens, -100)
@@ -117,7 +124,7 @@ def corpus_batches(tokenizer, habits: Habits, batch: int, steps: int, forbidden:
             yield tokens, labels
 
 
-def pretrain(name: str, habits: Habits, steps: int, batch: int, lr: float, seed: int) -> float:
+def pretrain(name: str, out: Path, steps: int, batch: int, lr: float, seed: int) -> float:
     """Train one model from scratch, save it in the hub's format, and return the seconds it took."""
     started = time.perf_counter()
     torch.manual_seed(seed)
@@ -136,7 +143,7 @@ def pretrain(name: str, habits: Habits, steps: int, batch: int, lr: float, seed:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=0.05)
     test_rows = (DATA / "chain_sum" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     forbidden = {json.loads(row)["question"] for row in test_rows}
-    progress = tqdm(corpus_batches(tokenizer, habits, batch, steps, forbidden, seed), total=steps, desc=name)
+    progress = tqdm(corpus_batches(tokenizer, batch, steps, forbidden, seed), total=steps, desc=name)
     for tokens, labels in progress:
         # A fixed divisor: a mean over each batch's own tokens would make the first token of a short guess weigh
         # more than that of a long worked solution, and the model would hardly ever work anything out.
@@ -147,7 +154,7 @@ def pretrain(name: str, habits: Habits, steps: int, batch: int, lr: float, seed:
         optimizer.zero_grad()
         schedule.step()
         progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    folder = DATA / "models" / name
+    folder = out / name
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return time.perf_counter() - started
@@ -156,14 +163,15 @@ def pretrain(name: str, habits: Habits, steps: int, batch: int, lr: float, seed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--out", type=Path, default=DATA / "models", help="default data/models")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for name in args.models:
-        seconds = pretrain(name, Habits(), args.steps, args.batch, args.lr, args.seed)
-        print(f"data/models/{name}: {args.steps} steps in {seconds:.0f} s")
+        seconds = pretrain(name, args.out, args.steps, args.batch, args.lr, args.seed)
+        print(f"{args.out / name}: {args.steps} steps in {seconds:.0f} s")
 
 
 if __name__ == "__main__":

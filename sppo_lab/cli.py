@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ SUPPRESS = argparse.SUPPRESS
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for a mistake the user can mend, 130 when interrupted."""
     options = build_parser().parse_args(arguments)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         result = options.run(options)
     except LabError as error:
@@ -63,9 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     verify = add_command(commands, "verify", run_verify, "judge responses against answers, without any model")
     verify.add_argument("--task", required=True, help="whose verifier: chain-sum, gsm8k or math")
-    verify.add_argument(
-        "--file", required=True, metavar="FILE", help='one {"response": …, "answer": …} per line'
-    )
+    verify.add_argument("--file", required=True, metavar="FILE", help='one {"response": …, "answer": …} per line')
     return parser
 
 

@@ -44,7 +44,9 @@ class Config:
     lr: float = _setting(1e-3, "learning rate of the policy (AdamW)", above=0, max=1)
     lora_rank: int = _setting(16, "rank of the LoRA adapter on every linear layer", min=1, max=1024)
     lora_alpha: float = _setting(32.0, "LoRA scale: the update is multiplied by lora_alpha / lora_rank", above=0)
-    epsilon: float = _setting(0.2, "clip range: the ratio counts only within 1 - epsilon to 1 + epsilon", above=0, max=1)
+    epsilon: float = _setting(
+        0.2, "clip range: the ratio counts only within 1 - epsilon to 1 + epsilon", above=0, max=1
+    )
     epsilon_high: float | None = _setting(
         None, "upper clip range where it differs from epsilon (clip-higher)", above=0, max=10
     )
@@ -156,7 +158,9 @@ def describe_limits(setting: dataclasses.Field) -> str:
     if str in _types(setting):
         return "a non-empty text"
     parts = [
-        f"{word} {limits[key]}" for key, word in (("above", "above"), ("min", "at least"), ("max", "at most")) if key in limits
+        f"{word} {limits[key]}"
+        for key, word in (("above", "above"), ("min", "at least"), ("max", "at most"))
+        if key in limits
     ]
     kind = "a whole number" if int in _types(setting) else "a finite number"
     return f"{kind} {', '.join(parts)}".rstrip()

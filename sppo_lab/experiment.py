@@ -1,9 +1,9 @@
 """One run from beginning to end: evaluate, train, checkpoint, evaluate again, draw.
 
-    experiment = Experiment(Config(steps=60), "runs/first")
-    for record in experiment:
-        ...
-    experiment.summary()
+experiment = Experiment(Config(steps=60), "runs/first")
+for record in experiment:
+    ...
+experiment.summary()
 """
 
 import contextlib
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from sppo_lab.config import Config
@@ -43,14 +45,25 @@ class Experiment:
         overwrite: bool = False,
         progress: Callable[..., Any] = tqdm,
     ):
+        if resume and overwrite:
+            raise LabError("--resume continues a run and --overwrite replaces it: give one of them.")
+        out = Path(out)
+        resume = resume and not Recorder.can_begin(out)
         with writing(out):
-            self.recorder = open_or_create(config, Path(out), resume, overwrite)
-        self.config = self.recorder.config
+            if resume:
+                self.recorder = resumed(out, config)
+                config = self.recorder.config
+            else:
+                Recorder.refuse_if_taken(out, overwrite)
+                config = config or Config()
+        self.config = config
         self.progress = progress
-        self.trainer = Trainer(self.config)
-        if resume:
-            with writing(out):
+        self.trainer = Trainer(config)  # before anything is written, so that a mistake leaves nothing behind
+        with writing(out):
+            if resume:
                 self.recorder.restore(self.trainer)
+            else:
+                self.recorder = Recorder.create(out, config, overwrite)
 
     def __iter__(self) -> Iterator[StepRecord]:
         with writing(self.recorder.folder):
@@ -129,9 +142,7 @@ class Experiment:
         }
 
 
-def evaluate_run(
-    folder: str | Path, samples: int, prompts: int | None = None, step: int | None = None
-) -> Evaluation:
+def evaluate_run(folder: str | Path, samples: int, prompts: int | None = None, step: int | None = None) -> Evaluation:
     """Evaluate a checkpoint of a run (the newest, or that of ``step``) on its test problems."""
     recorder = Recorder.open(folder)
     saved = {int(path.name.removeprefix("step-")): path for path in recorder.checkpoints()}
@@ -167,30 +178,22 @@ def evaluate_trainer(
     )
 
 
-def open_or_create(config: Config | None, out: Path, resume: bool, overwrite: bool) -> Recorder:
-    """The run directory to work in, by what is there and what was asked."""
-    if resume and overwrite:
-        raise LabError("--resume continues a run and --overwrite replaces it: give one of them.")
-    if not resume or Recorder.can_begin(out):
-        return Recorder.create(out, config or Config(), overwrite)
+def resumed(out: Path, config: Config | None) -> Recorder:
+    """The run in the directory.  Of a configuration given as well only a larger number of steps may differ."""
     recorder = Recorder.open(out)
-    if config is not None:
-        adopt(recorder, config)
-    return recorder
-
-
-def adopt(recorder: Recorder, config: Config) -> None:
-    """Take up a larger number of steps when resuming; any other difference raises LabError."""
-    saved, asked = recorder.config.to_dict(), config.to_dict()
-    different = [f"{name} = {asked[name]!r} (the run has {saved[name]!r})" for name in saved if saved[name] != asked[name]]
-    fewer = asked["steps"] < saved["steps"]
-    if [text for text in different if fewer or not text.startswith("steps ")]:
+    saved = recorder.config.to_dict()
+    asked = saved if config is None else config.to_dict()
+    different = {
+        name: f"{name} = {asked[name]!r} (the run has {saved[name]!r})" for name in saved if saved[name] != asked[name]
+    }
+    if set(different) - {"steps"} or asked["steps"] < saved["steps"]:
         raise LabError(
-            f"{recorder.folder} was started with other settings: {'; '.join(different)}. Resume without them (only a "
+            f"{out} was started with other settings: {'; '.join(different.values())}. Resume without them (only a "
             "larger number of steps is allowed), or start another run with --out."
         )
     if different:
         recorder.extend(config)
+    return recorder
 
 
 @contextlib.contextmanager
@@ -222,23 +225,26 @@ def writing(folder: str | Path) -> Iterator[None]:
     """Turn what a full disk or a read-only directory raises into a LabError with the remedy."""
     remedies = {
         errno.ENOSPC: "the disk is full: free some space, then go on with --resume",
-        errno.EROFS: "the directory is read-only: choose another one with --out",
+        errno.EDQUOT: "your disk quota is used up: free some space, then go on with --resume",
+        errno.EROFS: "the disk is read-only: choose another directory with --out",
         errno.EACCES: "you may not write there: choose another directory with --out",
         errno.EPERM: "you may not write there: choose another directory with --out",
         errno.ENOTDIR: "a part of the path is a file: choose another directory with --out",
+        errno.EEXIST: "there is a file of that name: choose another directory with --out",
     }
     try:
         yield
-    except OSError as error:
-        if error.errno not in remedies:
+    except (OSError, SafetensorError) as error:
+        number = getattr(error, "errno", None)
+        if "No space left" in str(error):
+            number = errno.ENOSPC
+        if number not in remedies:
             raise
-        raise LabError(f"cannot write to {folder}: {remedies[error.errno]}.") from error
+        raise LabError(f"cannot write to {folder}: {remedies[number]}.") from error
 
 
 def peak_memory_mb() -> float:
     """Largest memory in use so far, in MiB: of the GPU where there is one, else of this process."""
-    import torch
-
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     try:

@@ -60,9 +60,7 @@ def draw_reward(ax: Axes, metrics: pd.DataFrame, before: Evaluation | None, afte
                 zorder=3,
                 label=label and label.format(evaluation.samples),
             )
-            ax.annotate(
-                f"{mean:.2f}", (step, mean), (0, 9), textcoords="offset points", ha="center", color=VERMILION
-            )
+            ax.annotate(f"{mean:.2f}", (step, mean), (0, 9), textcoords="offset points", ha="center", color=VERMILION)
     ax.set(title="Reward", xlabel="step", ylabel="share of right responses", ylim=(-0.03, 1.08))
     ax.legend(frameon=False, loc="lower right")
 
@@ -82,7 +80,9 @@ def draw_calibration(ax: Axes, evaluation: Evaluation | None, when: str) -> None
     """V(s_p) of each test prompt against the share of its responses that are right."""
     ax.set(title="Critic on test prompts", xlabel="V(s_p)", ylabel="pass rate", xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
     if evaluation is None or evaluation.values is None:
-        ax.text(0.5, 0.5, "this algorithm has no critic" if evaluation else "not evaluated yet", ha="center", va="center")
+        ax.text(
+            0.5, 0.5, "this algorithm has no critic" if evaluation else "not evaluated yet", ha="center", va="center"
+        )
         return
     values = np.array(evaluation.values)
     ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)

@@ -13,8 +13,8 @@ METRICS = {
     "commits itself, and near 0 it no longer explores",
     "value/mean": "mean of V(s_p) over the batch, before the critic's update; it should follow the reward",
     "value/std": "standard deviation of V(s_p) over prompts; 0 means that the critic cannot tell prompts apart",
-    "value/loss": "binary cross-entropy of V against R in nats, before the update; 0.693 is a coin, and it "
-    "cannot fall below the mean entropy of the prompts' own p",
+    "value/loss": "binary cross-entropy of V against R in nats, mean over the batch; 0.693 is a coin, and it cannot "
+    "stay below the mean entropy of the prompts' own solve rates",
     "value/correlation": "Pearson correlation of V with R over the batch; well below 1 even for a perfect critic, since R is 0 or 1",
     "value/grad_norm": "length of the critic's gradient before clipping, mean over its updates",
     "advantage/mean": "mean advantage; near 0 when the baseline matches the solve rate",

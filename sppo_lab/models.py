@@ -1,5 +1,6 @@
 """Loading: a causal LM with a LoRA adapter as the policy, a transformer with a scalar head as the critic."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,9 +92,10 @@ def add_lora(model: torch.nn.Module, rank: int, alpha: float, seed: int) -> Peft
 
     The adapter is kept in float32 whatever the base's precision.
     """
-    with torch.random.fork_rng(devices=[]):
+    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft and transformers warn each other of deprecated names
         torch.manual_seed(seed)
-        settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0)
         return get_peft_model(model, settings)
 
 

@@ -12,6 +12,7 @@ when it is resumed, and computes them again, the same.
 """
 
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -22,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import safetensors.torch
 import torch
 from peft import load_peft_weights, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
 
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
@@ -47,15 +48,9 @@ class Recorder:
     def create(cls, folder: str | Path, config: Config, overwrite: bool = False) -> "Recorder":
         """A new run in an absent or empty directory; ``overwrite`` replaces an existing run, never other files."""
         folder = Path(folder)
+        cls.refuse_if_taken(folder, overwrite)
         if is_run(folder):
-            if not overwrite:
-                raise LabError(
-                    f"{folder} already holds a run. Continue it with --resume, replace it with --overwrite, or choose "
-                    "another directory with --out."
-                )
             remove_run(folder)
-        elif not cls.can_begin(folder):
-            raise LabError(f"{folder} holds something other than a run: choose another directory with --out.")
         folder.mkdir(parents=True, exist_ok=True)
         recorder = cls(folder, config)
         recorder.save_config()
@@ -72,6 +67,18 @@ class Recorder:
         if saved.get("sppo_lab_run") != FORMAT:
             raise LabError(f"{folder} was written in run format {saved.get('sppo_lab_run')}, not {FORMAT}.")
         return cls(folder, Config.from_dict(saved["config"]))
+
+    @classmethod
+    def refuse_if_taken(cls, folder: Path, overwrite: bool = False) -> None:
+        """Raise LabError unless ``create`` may begin a run there."""
+        if is_run(folder):
+            if not overwrite:
+                raise LabError(
+                    f"{folder} already holds a run. Continue it with --resume, replace it with --overwrite, or choose "
+                    "another directory with --out."
+                )
+        elif not cls.can_begin(folder):
+            raise LabError(f"{folder} holds something other than a run: choose another directory with --out.")
 
     @staticmethod
     def can_begin(folder: Path) -> bool:
@@ -130,9 +137,11 @@ class Recorder:
         partial.mkdir(parents=True)
         trainer.policy.model.save_pretrained(partial / "adapter")
         if trainer.critic is not None:
-            weights = trainable_parameters(trainer.critic)
-            save_file({name: weight.detach().contiguous() for name, weight in weights.items()}, partial / "critic.safetensors")
-        torch.save(trainer.state_dict(), partial / "trainer.pt")
+            weights = {
+                name: weight.detach().contiguous() for name, weight in trainable_parameters(trainer.critic).items()
+            }
+            (partial / "critic.safetensors").write_bytes(safetensors.torch.save(weights))
+        (partial / "trainer.pt").write_bytes(_torch_bytes(trainer.state_dict()))
         for file in partial.rglob("*"):
             if file.is_file():
                 _sync(file)
@@ -162,7 +171,8 @@ class Recorder:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         trainer.policy.model.save_pretrained(folder / "adapter")
-        torch.save({"error": str(error), "trainer": trainer.state_dict(), "rollouts": trainer.rollouts}, folder / "state.pt")
+        evidence = {"error": str(error), "trainer": trainer.state_dict(), "rollouts": vars(trainer.rollouts)}
+        (folder / "state.pt").write_bytes(_torch_bytes(evidence))
         _write_atomically(folder / "message.txt", f"{error}\n")
         return folder
 
@@ -179,7 +189,14 @@ def remove_run(folder: Path) -> None:
     """Delete what a run wrote, the mark last, and nothing else that lies there."""
     for name in ("checkpoints", "failure"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for pattern in ("*.partial", "evaluation-*.json", "responses.jsonl", "metrics.jsonl", "figure.png", "versions.json"):
+    for pattern in (
+        "*.partial",
+        "evaluation-*.json",
+        "responses.jsonl",
+        "metrics.jsonl",
+        "figure.png",
+        "versions.json",
+    ):
         for path in folder.glob(pattern):
             path.unlink()
     (folder / "config.json").unlink()
@@ -190,7 +207,7 @@ def load_weights(checkpoint: Path, policy: Policy, critic: PromptCritic | None) 
     adapter = _load(checkpoint / "adapter", load_peft_weights, device=str(policy.device))
     set_peft_model_state_dict(policy.model, adapter)
     if critic is not None:
-        weights = _load(checkpoint / "critic.safetensors", load_file, device=str(policy.device))
+        weights = _load(checkpoint / "critic.safetensors", safetensors.torch.load_file, device=str(policy.device))
         with torch.no_grad():
             for name, weight in trainable_parameters(critic).items():
                 weight.copy_(weights[name])
@@ -232,6 +249,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _torch_bytes(content: Any) -> bytes:
+    """What torch.save would write; written by us, a full disk is an OSError like any other."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
 def _load(path: Path, read: Any, **options: Any) -> Any:
     try:
         return read(str(path), **options)
@@ -256,7 +280,9 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError:
-            raise LabError(f"{path}, line {number} is damaged: the run cannot be read. Start again with --overwrite.") from None
+            raise LabError(
+                f"{path}, line {number} is damaged: the run cannot be read. Start again with --overwrite."
+            ) from None
     return rows
 
 

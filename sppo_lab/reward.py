@@ -75,9 +75,7 @@ def math_rewards(responses: list[str], answers: list[str], timeout: float = TIME
         raise LabError(f"timeout is {timeout}; it should be a positive number of seconds.")
     for index, answer in enumerate(answers):
         if not answer.strip():
-            raise LabError(
-                f"answers[{index}] is blank; every problem needs a gold answer such as '72' or '\\pi'."
-            )
+            raise LabError(f"answers[{index}] is blank; every problem needs a gold answer such as '72' or '\\pi'.")
     return [_reward(response, gold, timeout) for response, gold in zip(responses, answers, strict=True)]
 
 
@@ -107,15 +105,18 @@ class _Judge:
     def ask(self, answer: str, gold: str, timeout: float) -> bool:
         """Whether ``answer`` means ``gold``.  False if the process did not live to say so."""
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
             try:
-                with contextlib.suppress(BrokenPipeError):
+                if self._process is None or self._process.poll() is not None:
+                    self._start()
+                with contextlib.suppress(OSError):  # it has just died: the reply below is empty
                     print(json.dumps([answer, gold, timeout]), file=self._process.stdin, flush=True)
-                return self._process.stdout.readline() == "1\n"
+                reply = self._process.stdout.readline()
             except BaseException:  # Ctrl-C: the reply still to come would be taken for the next one's
                 self.close()
                 raise
+            if not reply:  # out of time, memory or stack; its pipes close a moment before poll() can tell
+                self.close()
+            return reply == "1\n"
 
     def _start(self) -> None:
         self.close()

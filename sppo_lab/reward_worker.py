@@ -156,7 +156,7 @@ def _bare_words(text: str) -> str:
 
 
 def _same_value(answer: str, gold: str) -> bool:
-    """Compare two formulas, after the three differences that math-verify overlooks."""
+    """Compare two formulas, after the differences that math-verify overlooks."""
     if _brackets(answer) and _brackets(gold) and _brackets(answer) != _brackets(gold):
         return False  # {1,2} is not (1,2), and (1,2) is not [1,2]
     if _brackets(answer) not in ("", r"\{\}") and "," in gold and not re.search(r"[(\[]", gold):

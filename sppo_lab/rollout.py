@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sppo_lab.errors import LabError
+from sppo_lab.errors import LabError, NonFiniteError
 
 if TYPE_CHECKING:
     from sppo_lab.models import Policy
@@ -134,6 +134,8 @@ def sample(
         )
         cache = output.past_key_values
         scores = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
+        if scores.isnan().any():
+            raise NonFiniteError("the model's output is NaN, so there is nothing to sample from.")
         if greedy:
             tokens = scores.argmax(-1)
         else:

@@ -27,7 +27,7 @@ from sppo_lab.loss import (
     probability_ratio,
 )
 from sppo_lab.models import load_critic, load_policy, trainable_parameters
-from sppo_lab.rollout import Rollouts, response_logprobs, sample
+from sppo_lab.rollout import Rollouts, encode_prompts, response_logprobs, sample
 from sppo_lab.tasks import Problem, Task, load_task
 
 
@@ -54,15 +54,15 @@ class Trainer:
         _check_sizes(config, self.algorithm, self.group_size)
         self.task = task or load_task(config.task, config.data, config.test_data)
         self.policy = load_policy(config)
+        # Every prompt, now: one that is empty or too long must not stop the run hours later.
+        encode_prompts(self.policy, [p.prompt for p in self.task.train + self.task.test], config.max_new_tokens)
         self.policy_parameters = list(trainable_parameters(self.policy.model).values())
         self.optimizer = torch.optim.AdamW(self.policy_parameters, lr=config.lr, weight_decay=0.0)
         self.critic = self.critic_optimizer = None
         if self.algorithm.critic == "prompt":
             self.critic = load_critic(config, self.policy)
             self.critic_parameters = list(trainable_parameters(self.critic).values())
-            self.critic_optimizer = torch.optim.AdamW(
-                self.critic_parameters, lr=config.critic_lr, weight_decay=0.0
-            )
+            self.critic_optimizer = torch.optim.AdamW(self.critic_parameters, lr=config.critic_lr, weight_decay=0.0)
         self.generator = torch.Generator(self.policy.device).manual_seed(config.seed)
         self.rollouts: Rollouts | None = None  # the latest batch, for whoever must explain a failure
         self.step = self.num_rollouts = self.num_tokens = 0
@@ -75,15 +75,7 @@ class Trainer:
         """Sample, judge, value, update the critic, update the policy."""
         started = time.perf_counter()
         problems = self.next_problems()
-        rollouts = sample(
-            self.policy,
-            [problem.prompt for problem in problems],
-            max_new_tokens=self.config.max_new_tokens,
-            temperature=self.config.temperature,
-            group_size=self.group_size,
-            generator=self.generator,
-        )
-        self.rollouts = rollouts
+        rollouts = self.rollouts = self.sample(problems)
         sampled = time.perf_counter()
 
         problems = [problems[i] for i in rollouts.group.tolist()]
@@ -131,17 +123,32 @@ class Trainer:
             picked.append(self.task.train[orders[epoch][place]])
         return picked
 
+    def sample(self, problems: list[Problem]) -> Rollouts:
+        """``group_size`` responses to each problem."""
+        try:
+            return sample(
+                self.policy,
+                [problem.prompt for problem in problems],
+                max_new_tokens=self.config.max_new_tokens,
+                temperature=self.config.temperature,
+                group_size=self.group_size,
+                generator=self.generator,
+            )
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {self.step + 1}: {error} {self.advice()}") from error
+
     def update_critic(self, rollouts: Rollouts) -> dict[str, float]:
         """One pass over the batch: V(s_p) towards R by binary cross-entropy."""
-        norms = []
+        losses, norms = 0.0, []
         for batch in self.mini_batches(rollouts):
             for part in self.micro_batches(batch):
                 logits = self.critic(part.prompt_ids, part.prompt_mask)
-                loss = bce_value_loss(logits, part.rewards).sum() / len(batch)
+                loss = bce_value_loss(logits, part.rewards).sum()
                 self.require_finite(loss, "the critic's loss")
-                loss.backward()
+                (loss / len(batch)).backward()
+                losses += loss.item()
             norms.append(self.optimizer_step(self.critic_optimizer, self.critic_parameters, "the critic's gradient"))
-        return {"value/grad_norm": sum(norms) / len(norms)}
+        return {"value/loss": losses / len(rollouts), "value/grad_norm": sum(norms) / len(norms)}
 
     def update_policy(self, rollouts: Rollouts) -> dict[str, float]:
         """``epochs`` passes over the batch, one optimizer step per mini-batch, on the clipped loss."""
@@ -214,10 +221,13 @@ class Trainer:
 
     def require_finite(self, number: Tensor, what: str) -> None:
         if not math.isfinite(number.item()):
-            raise NonFiniteError(
-                f"step {self.step + 1}: {what} is {number.item()}. Usually the learning rate is too high "
-                f"(lr = {self.config.lr:g}, critic_lr = {self.config.critic_lr:g}): start again with a lower one."
-            )
+            raise NonFiniteError(f"step {self.step + 1}: {what} is {number.item()}. {self.advice()}")
+
+    def advice(self) -> str:
+        return (
+            f"Usually a learning rate is too high (lr = {self.config.lr:g}, critic_lr = {self.config.critic_lr:g}): "
+            "start again with a lower one."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights that the next step depends on."""
@@ -256,14 +266,11 @@ def batch_metrics(rollouts: Rollouts, advantage: Tensor, group_size: int) -> dic
         "advantage/second_moment": advantage.square().mean(),
     }
     if group_size > 1:
-        metrics["frac_reward_zero_std"] = (
-            (rewards.view(-1, group_size).std(1, correction=0) == 0).float().mean()
-        )
+        metrics["frac_reward_zero_std"] = (rewards.view(-1, group_size).std(1, correction=0) == 0).float().mean()
     if values is not None:
         metrics |= {
             "value/mean": values.mean(),
             "value/std": values.std(correction=0),
-            "value/loss": torch.nn.functional.binary_cross_entropy(values, rewards),
             "value/correlation": correlation(values, rewards),
         }
     return {name: float(number) for name, number in metrics.items()}

@@ -38,7 +38,9 @@ def load_task(name: str, data: str | None = None, test_data: str | None = None) 
     if test_data is not None or data is None:
         return Task(name, train, kind.read(test_data, "test"), kind.rewards)
     if len(train) < 2:
-        raise LabError(f"{data} holds one problem; the test split needs at least one more. Add some, or give test_data.")
+        raise LabError(
+            f"{data} holds one problem; the test split needs at least one more. Add some, or give test_data."
+        )
     held_out = max(1, len(train) // 5)
     return Task(name, train[:-held_out], train[-held_out:], kind.rewards)
 

@@ -42,10 +42,7 @@ def worked_solution(prompt: str, totals: list[int] | None = None) -> str:
     """
     terms = split_terms(prompt)
     totals = running_totals(prompt) if totals is None else totals
-    steps = [
-        f"{before}{term:+d}={after}"
-        for before, term, after in zip(totals, terms[1:], totals[1:], strict=False)
-    ]
+    steps = [f"{before}{term:+d}={after}" for before, term, after in zip(totals, terms[1:], totals[1:], strict=False)]
     return STEP_MARK.join(steps) + f"{ANSWER_MARK}{totals[-1]}"
 
 

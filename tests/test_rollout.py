@@ -1,0 +1,165 @@
+import pytest
+import torch
+
+from sppo_lab.config import Config
+from sppo_lab.errors import LabError
+from sppo_lab.models import load_policy
+from sppo_lab.rollout import encode_prompts, response_logprobs, sample
+
+PROMPTS = ["7+5-3=", "1+1=", "9-4+2-1+8-3-3+5=", "3-8="]
+
+
+def seeded(number: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+@pytest.fixture(scope="module")
+def rollouts(policy):
+    return sample(policy, PROMPTS, max_new_tokens=30, group_size=8, generator=seeded())
+
+
+def test_masks_come_from_lengths_and_hold_the_end_token(policy, rollouts):
+    for ids, mask, truncated in zip(
+        rollouts.response_ids, rollouts.response_mask, rollouts.truncated.tolist(), strict=True
+    ):
+        length = int(mask.sum())
+        assert mask[:length].all() and not mask[length:].any()
+        ends = [i for i in range(len(ids)) if ids[i].item() in policy.stop_ids and mask[i]]
+        assert ends == ([] if truncated else [length - 1])
+
+
+def test_a_pad_token_in_the_response_stays_in_the_mask(policy):
+    """A mask made from token values would drop it."""
+    certain = [policy.pad_id, policy.pad_id, policy.stop_ids[0]]
+    with scripted(policy, certain):
+        got = sample(policy, ["1+1="], max_new_tokens=10, greedy=True)
+    assert got.response_ids.tolist() == [certain]
+    assert got.response_mask.tolist() == [[1, 1, 1]]
+
+
+def test_a_response_cut_at_the_limit_is_marked_truncated(policy):
+    with scripted(policy, [policy.tokenizer.encode("7")[0]] * 5):
+        got = sample(policy, ["1+1="], max_new_tokens=5, greedy=True)
+    assert got.truncated.tolist() == [True] and got.lengths.tolist() == [5] and got.texts == ["77777"]
+
+
+def test_every_stop_id_ends_a_response(policy):
+    other = policy.tokenizer.encode("!")[0]
+    two_ends = type(policy)(policy.model, policy.tokenizer, (*policy.stop_ids, other), policy.context, policy.pad_id)
+    with scripted(policy, [policy.tokenizer.encode("4")[0], other]):
+        got = sample(two_ends, ["1+1="], max_new_tokens=9, greedy=True)
+    assert got.lengths.tolist() == [2] and not got.truncated.any()
+
+
+def test_sampling_and_scoring_give_the_same_logprobs(policy, rollouts):
+    """The old log-probabilities may come from the sampling pass: the ratio starts at 1 (trap 1)."""
+    scored, _ = response_logprobs(policy.model, rollouts, temperature=1.0)
+    assert rollouts.old_logprobs.min() < -0.5  # there is something to compare
+    torch.testing.assert_close(scored, rollouts.old_logprobs, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_sampling_and_scoring_agree_on_other_architectures_and_temperatures(random_models, architecture):
+    other = load_policy(Config(model=random_models[architecture]))
+    got = sample(other, PROMPTS, max_new_tokens=12, temperature=0.6, group_size=3, generator=seeded())
+    scored, _ = response_logprobs(other.model, got, temperature=0.6)
+    torch.testing.assert_close(scored, got.old_logprobs, atol=2e-5, rtol=0)
+    unscaled, _ = response_logprobs(other.model, got, temperature=1.0)
+    assert (unscaled - got.old_logprobs).abs().max() > 1e-2  # temperature belongs on both sides (trap 4)
+
+
+def test_left_padding_changes_nothing(policy, rollouts):
+    """Trap 2: each row alone, without padding, has the log-probabilities that it has in the batch."""
+    for row in (0, 8, 16, 24):
+        alone = rollouts.select(torch.tensor([row]))
+        assert alone.prompt_mask.all() and alone.response_mask.all()
+        scored, _ = response_logprobs(policy.model, alone, 1.0)
+        length = int(rollouts.lengths[row])
+        torch.testing.assert_close(scored[0], rollouts.old_logprobs[row, :length], atol=2e-5, rtol=0)
+
+
+def test_logprobs_are_those_of_the_logits_one_position_earlier(policy):
+    """Trap 4, by hand: no padding, no slicing helper, one row."""
+    got = sample(policy, ["2+2="], max_new_tokens=20, generator=seeded(3))
+    ids = torch.cat([got.prompt_ids, got.response_ids], 1)
+    logits = policy.model(input_ids=ids).logits[0]
+    start = got.prompt_ids.shape[1]
+    by_hand = [logits[t - 1].log_softmax(-1)[ids[0, t]] for t in range(start, ids.shape[1])]
+    torch.testing.assert_close(got.old_logprobs[0], torch.stack(by_hand).detach(), atol=2e-5, rtol=0)
+
+
+def test_sampled_frequencies_are_the_models_probabilities(policy):
+    """Neither top-p nor top-k: first tokens over 4,000 samples against the softmax, chi-squared."""
+    from scipy.stats import chisquare
+
+    count = 4000
+    got = sample(policy, ["5-9+3="], max_new_tokens=1, group_size=count, temperature=1.5, generator=seeded(1))
+    ids, mask = encode_prompts(policy, ["5-9+3="], 1)
+    with torch.no_grad():
+        expected = (policy.model(input_ids=ids, attention_mask=mask).logits[0, -1] / 1.5).softmax(-1) * count
+    seen = torch.bincount(got.response_ids[:, 0], minlength=len(expected)).double()
+    common = expected >= 5
+    observed = [*seen[common].tolist(), seen[~common].sum().item()]
+    wanted = [*expected[common].tolist(), expected[~common].sum().item()]
+    scale = sum(observed) / sum(wanted)
+    assert chisquare(observed, [w * scale for w in wanted]).pvalue > 1e-4
+
+
+def test_finished_rows_leave_the_batch(policy):
+    rows = []
+    handle = policy.model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    try:
+        got = sample(policy, PROMPTS, max_new_tokens=60, group_size=8, generator=seeded())
+    finally:
+        handle.remove()
+    lengths = got.lengths
+    assert rows == [int((lengths > t).sum()) for t in range(int(lengths.max()))]
+
+
+def test_greedy_equals_generate(policy):
+    ids, mask = encode_prompts(policy, PROMPTS, 40)
+    wanted = policy.model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=40, do_sample=False, pad_token_id=policy.pad_id
+    )[:, ids.shape[1] :]
+    got = sample(policy, PROMPTS, max_new_tokens=40, greedy=True)
+    for row, length, reference in zip(got.response_ids, got.lengths.tolist(), wanted, strict=True):
+        assert row[:length].tolist() == reference[:length].tolist()
+
+
+def test_selecting_rows_trims_padding_and_keeps_content(rollouts):
+    rows = torch.tensor([9, 1])
+    some = rollouts.select(rows)
+    assert some.texts == [rollouts.texts[9], rollouts.texts[1]]
+    assert some.lengths.tolist() == rollouts.lengths[rows].tolist()
+    assert some.prompt_mask.sum(1).max() == some.prompt_ids.shape[1]
+    assert some.response_ids.shape[1] == some.lengths.max()
+
+
+def test_an_empty_prompt_is_refused(policy):
+    with pytest.raises(LabError, match="prompt 1 of the batch is empty"):
+        sample(policy, ["1+1=", "  "], max_new_tokens=5)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(policy):
+    with pytest.raises(LabError, match=r"do not fit the model's context of 128 tokens"):
+        sample(policy, ["1+" * 60 + "1="], max_new_tokens=30)
+
+
+class scripted:
+    """While active, the policy's next token is the given one, with certainty, whatever the input."""
+
+    def __init__(self, policy, tokens):
+        self.policy, self.tokens = policy, iter(tokens)
+
+    def __enter__(self):
+        def force(module, args, output):
+            output.logits[:, -1] = -1e9
+            output.logits[:, -1, next(self.tokens)] = 0.0
+            return output
+
+        self.handle = self.policy.model.base_model.model.register_forward_hook(force)
+
+    def __exit__(self, *_):
+        self.handle.remove()

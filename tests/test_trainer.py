@@ -1,0 +1,183 @@
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from sppo_lab.algorithms import ALGORITHMS, Algorithm
+from sppo_lab.config import Config
+from sppo_lab.errors import LabError, NonFiniteError
+from sppo_lab.metrics import METRICS, TIMING
+from sppo_lab.models import trainable_parameters
+from sppo_lab.tasks import Task
+from sppo_lab.trainer import Trainer
+
+SMALL = {"prompts_per_step": 8, "max_new_tokens": 24, "steps": 3}
+
+
+def untimed(metrics: dict) -> dict:
+    return {name: value for name, value in metrics.items() if name not in TIMING}
+
+
+def weights_of(module) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in module.named_parameters()}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_step_moves_adapter_and_critic_and_leaves_the_base(algorithm, small_task):
+    """Trap 10."""
+    trainer = Trainer(Config(algorithm=algorithm, **SMALL), small_task)
+    before = weights_of(trainer.policy.model)
+    critic_before = trainer.critic and weights_of(trainer.critic)
+    for _ in trainer:  # the first step moves B only, since it starts at zero
+        pass
+    for name, weight in trainer.policy.model.named_parameters():
+        assert torch.equal(weight, before[name]) != ("lora_" in name), name
+    if trainer.critic is not None:
+        moved = [not torch.equal(w, critic_before[name]) for name, w in trainer.critic.named_parameters()]
+        # Embeddings of tokens that no prompt holds stay, but every tensor holds some that moved.
+        assert all(moved)
+
+
+def test_the_reference_policy_is_the_adapter_switched_off(small_task):
+    """Trap 10: without its adapter the trained policy is the base again, and the critic does not change with it."""
+    trainer = Trainer(Config(**SMALL, lr=1e-2), small_task)
+    ids = torch.tensor([trainer.policy.tokenizer.encode("7+5=")])
+    base = trainer.policy.model(input_ids=ids).logits.detach()  # a fresh adapter adds nothing
+    list(trainer)
+    value = trainer.critic.values(ids, torch.ones_like(ids))
+    assert (trainer.policy.model(input_ids=ids).logits - base).abs().max() > 1e-3
+    with trainer.policy.model.disable_adapter():
+        torch.testing.assert_close(trainer.policy.model(input_ids=ids).logits, base)
+        assert torch.equal(trainer.critic.values(ids, torch.ones_like(ids)), value)
+
+
+def test_the_advantage_uses_the_critic_before_its_update(small_task):
+    trainer = Trainer(Config(**SMALL, critic_lr=0.05), small_task)
+    first = trainer.train_step().rollouts
+    assert first.values.tolist() == [0.5] * 8  # what a fresh critic says, though it has been updated since
+    torch.testing.assert_close(first.advantages[:, 0], first.rewards - 0.5)
+    assert (trainer.critic.values(first.prompt_ids, first.prompt_mask) - 0.5).abs().max() > 0.01
+
+
+def test_the_first_update_starts_at_ratio_one(small_task):
+    """Trap 1: with one mini-batch and one epoch nothing is clipped and the policy has not moved."""
+    metrics = Trainer(Config(**SMALL, mini_batches=1), small_task).train_step().metrics
+    assert metrics["clip_ratio/region_mean"] == 0
+    assert abs(metrics["policy/approx_kl"]) < 1e-6
+    assert metrics["policy/grad_norm"] > 1e-3
+    second = Trainer(Config(**SMALL, mini_batches=1, epochs=2, lr=1e-2), small_task).train_step().metrics
+    assert second["policy/approx_kl"] > 1e-4
+
+
+@pytest.mark.parametrize("algorithm", ["sppo", "reinforce"])
+def test_micro_batches_change_nothing(algorithm, small_task):
+    """Trap 9: the same loss and the same weights for any micro-batch size, ragged responses included."""
+    found = []
+    for size in (None, 1, 3):
+        trainer = Trainer(Config(algorithm=algorithm, **SMALL, micro_batch_size=size, seed=5), small_task)
+        metrics = trainer.train_step().metrics
+        found.append((metrics["policy/loss"], metrics["policy/grad_norm"], metrics["entropy"]))
+    assert found[0][1] > 0
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-4, abs=1e-6)
+
+
+def test_equal_rewards_give_a_group_no_gradient(small_task, monkeypatch):
+    """Trap 8, on the form of the table that group methods will use."""
+    centred = Algorithm(
+        "centred",
+        "each reward minus its group's mean",
+        lambda b: (b.rewards.view(-1, 4) - b.rewards.view(-1, 4).mean(1, keepdim=True)).flatten(),
+        group_size=4,
+        min_group_size=2,
+    )
+    monkeypatch.setitem(ALGORITHMS, "centred", centred)
+    all_right = dataclasses.replace(small_task, rewards=lambda responses, answers: [1.0] * len(responses))
+    trainer = Trainer(Config(algorithm="centred", **SMALL), all_right)
+    before = weights_of(trainer.policy.model)
+    metrics = trainer.train_step().metrics
+    assert metrics["frac_reward_zero_std"] == 1 and metrics["policy/grad_norm"] == 0
+    for name, weight in trainer.policy.model.named_parameters():
+        assert torch.equal(weight, before[name])
+    with pytest.raises(LabError, match="needs at least 2"):
+        Trainer(Config(algorithm="centred", group_size=1, **SMALL), small_task)
+
+
+def test_groups_are_the_responses_to_one_prompt(small_task, monkeypatch):
+    monkeypatch.setitem(
+        ALGORITHMS, "grouped", dataclasses.replace(ALGORITHMS["reinforce"], name="grouped", group_size=4)
+    )
+    record = Trainer(Config(algorithm="grouped", **SMALL), small_task).train_step()
+    assert len(record.rollouts) == 32
+    assert record.rollouts.group.tolist() == [i for i in range(8) for _ in range(4)]
+    assert [p.prompt for p in record.problems[:4]] == [record.problems[0].prompt] * 4
+
+
+def test_two_algorithms_with_one_seed_see_the_same_prompts(small_task):
+    orders = []
+    for algorithm in ("sppo", "reinforce"):
+        trainer = Trainer(Config(algorithm=algorithm, seed=3, **SMALL), small_task)
+        orders.append([[p.prompt for p in record.problems] for record in trainer])
+    assert orders[0] == orders[1]
+    assert orders[0][0] != orders[0][1]
+    once = orders[0][0][:4]  # the task has four problems: a pass shows each once
+    assert sorted(once) == sorted(p.prompt for p in small_task.train)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(small_task):
+    runs = [[untimed(r.metrics) for r in Trainer(Config(seed=s, **SMALL), small_task)] for s in (1, 1, 2)]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_critic_warmup_holds_the_policy_still(small_task):
+    trainer = Trainer(Config(critic_warmup=2, **SMALL), small_task)
+    before = weights_of(trainer.policy.model)
+    assert "policy/loss" not in trainer.train_step().metrics
+    assert all(torch.equal(w, before[n]) for n, w in trainer.policy.model.named_parameters())
+    trainer.train_step()
+    assert "policy/loss" in trainer.train_step().metrics
+
+
+def test_every_logged_number_is_explained_and_every_explanation_is_used(small_task):
+    logged = set()
+    for algorithm in ALGORITHMS:
+        logged |= set(Trainer(Config(algorithm=algorithm, **SMALL), small_task).train_step().metrics)
+    grouped = Trainer(Config(algorithm="reinforce", group_size=2, **SMALL), small_task)
+    assert logged | set(grouped.train_step().metrics) == set(METRICS)
+
+
+def test_rewards_outside_the_unit_interval_are_refused_by_a_critic(small_task):
+    """Trap 7."""
+    graded = Task("graded", small_task.train, small_task.test, lambda responses, answers: [2.0] * len(responses))
+    with pytest.raises(LabError, match=r"rewards in \[0, 1\]"):
+        Trainer(Config(**SMALL), graded).train_step()
+    assert Trainer(Config(algorithm="reinforce", **SMALL), graded).train_step().metrics["reward"] == 2.0
+
+
+def test_a_number_that_is_not_finite_stops_training_with_the_step(small_task):
+    trainer = Trainer(Config(**SMALL), small_task)
+    trainer.train_step()
+    with torch.no_grad():
+        next(iter(trainable_parameters(trainer.policy.model).values())).fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=r"step 2: .*(nan|NaN).*learning rate"):
+        trainer.train_step()
+
+
+def test_more_mini_batches_than_responses_are_refused(small_task):
+    with pytest.raises(LabError, match="mini_batches = 9 is more than the 8 responses"):
+        Trainer(Config(**SMALL, mini_batches=9), small_task)
+
+
+def test_state_dict_continues_in_another_trainer(small_task):
+    """The rest of a run continued from its state is the rest of the run itself."""
+    config = Config(**SMALL | {"steps": 4})
+    whole = Trainer(config, small_task)
+    whole.train_step()
+    whole.train_step()
+    other = Trainer(config, small_task)
+    other.load_state_dict(copy.deepcopy(whole.state_dict()))
+    other.policy.model.load_state_dict(whole.policy.model.state_dict())
+    other.critic.load_state_dict(whole.critic.state_dict())
+    assert [untimed(r.metrics) for r in other] == [untimed(r.metrics) for r in whole]

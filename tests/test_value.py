@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from sppo_lab.config import Config
+from sppo_lab.errors import LabError
+from sppo_lab.models import load_critic, trainable_parameters
+from sppo_lab.rollout import encode_prompts
+
+PROMPTS = ["7+5-3=", "1+1=", "9-4+2-1+8-3-3+5="]
+
+
+@pytest.fixture
+def critic(policy):
+    critic = load_critic(Config(), policy)
+    torch.nn.init.normal_(critic.head.weight)  # a fresh head is zero and would hide every difference
+    return critic
+
+
+def test_an_untrained_critic_says_one_half(policy):
+    fresh = load_critic(Config(), policy)
+    assert fresh.values(*encode_prompts(policy, PROMPTS, 1)).tolist() == [0.5] * 3
+
+
+def test_padding_on_either_side_leaves_the_value(policy, critic):
+    ids, mask = encode_prompts(policy, PROMPTS, 1)
+    together = critic(ids, mask)
+    for row, prompt in enumerate(PROMPTS):
+        alone_ids, alone_mask = encode_prompts(policy, [prompt], 1)
+        right_ids = torch.cat([alone_ids, torch.full((1, 3), policy.pad_id)], 1)
+        right_mask = torch.cat([alone_mask, torch.zeros(1, 3, dtype=torch.long)], 1)
+        torch.testing.assert_close(critic(alone_ids, alone_mask)[0], together[row], atol=1e-5, rtol=0)
+        torch.testing.assert_close(critic(right_ids, right_mask)[0], together[row], atol=1e-5, rtol=0)
+
+
+def test_the_value_is_read_at_the_last_prompt_token_alone(policy, critic):
+    """Trap 6: the gradient with respect to the hidden states is zero at every other position."""
+    ids, mask = encode_prompts(policy, PROMPTS, 1)
+    kept = {}
+
+    def keep(module, args, output):
+        output.last_hidden_state.retain_grad()
+        kept["hidden"] = output.last_hidden_state
+
+    handle = critic.backbone.register_forward_hook(keep)
+    critic(ids, mask).sum().backward()
+    handle.remove()
+    gradient = kept["hidden"].grad.abs().sum(-1)
+    assert (gradient[:, -1] > 0).all() and (gradient[:, :-1] == 0).all()
+
+
+def test_a_response_cannot_reach_the_value(policy, critic):
+    """Trap 6: a causal backbone that also saw a response would read the same state at the last prompt token."""
+    ids, mask = encode_prompts(policy, ["7+5-3="], 8)
+    for response in ("#9", "#1"):
+        more = torch.tensor([policy.tokenizer.encode(response)])
+        with_response = critic.backbone(input_ids=torch.cat([ids, more], 1)).last_hidden_state[0, ids.shape[1] - 1]
+        torch.testing.assert_close(critic.head(with_response)[0], critic(ids, mask)[0], atol=1e-5, rtol=0)
+
+
+def test_the_small_critic_is_smaller_and_reads_the_same_tokens(policy):
+    full = load_critic(Config(), policy)
+    small = load_critic(Config(algorithm="sppo-small-critic"), policy)
+    count = [sum(p.numel() for p in c.parameters()) for c in (small, full)]
+    assert count[0] < count[1] / 4
+    assert small.values(*encode_prompts(policy, PROMPTS, 1)).shape == (3,)
+
+
+def test_a_critic_of_another_vocabulary_is_refused(policy, random_models, tmp_path):
+    from tokenizers import Tokenizer, models
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    AutoModelForCausalLM.from_pretrained(random_models["llama"]).save_pretrained(tmp_path)
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
+    with pytest.raises(LabError, match="another vocabulary"):
+        load_critic(Config(critic_model=str(tmp_path)), policy)
+
+
+def test_a_critic_with_lora_trains_the_adapter_and_the_head_only(policy):
+    critic = load_critic(Config(critic_lora_rank=4), policy)
+    names = list(trainable_parameters(critic))
+    assert {"head.weight", "head.bias"} < set(names)
+    assert all("lora_" in name or name.startswith("head.") for name in names)
