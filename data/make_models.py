@@ -45,8 +45,8 @@ class Habits:
         return self.worked_short + (self.worked_long - self.worked_short) * (terms - 2) / 6
 
 
-SCHOOLBOOK = Habits(worked_short=0.5, worked_long=1.0, guess_right=1.0, guess_decay=0.9)
-SCHOOL = 0.65  # share of the pretraining steps that show the schoolbook
+SCHOOLBOOK = Habits(worked_short=0.7, worked_long=1.0, guess_right=1.0, guess_decay=0.9)
+SCHOOL = 0.75  # share of the pretraining steps that show the schoolbook
 
 
 def slipped_totals(prompt: str, habits: Habits, rng: random.Random) -> list[int]:
@@ -164,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--out", type=Path, default=DATA / "models", help="default data/models")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
