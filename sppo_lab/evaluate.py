@@ -149,7 +149,7 @@ def mean_interval(per_prompt: np.ndarray, confidence: float = 0.95) -> Interval:
 
 
 def critic_quality(values: np.ndarray, pass_rates: np.ndarray) -> dict[str, float | None]:
-    """How well V(s_p) matches the pass rates: correlations (None where one side is constant), and the mean squared error."""
+    """How well V(s_p) matches the pass rates: correlations, None where one side is constant, and mean squared error."""
     constant = np.ptp(values) == 0 or np.ptp(pass_rates) == 0
     return {
         "pearson": None if constant else float(stats.pearsonr(values, pass_rates).statistic),

@@ -19,11 +19,12 @@ import torch
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
+from sppo_lab.checkpoint import load_weights
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
 from sppo_lab.evaluate import Evaluation, evaluate
 from sppo_lab.figures import run_figure
-from sppo_lab.recorder import Recorder, load_weights
+from sppo_lab.recorder import Recorder
 from sppo_lab.trainer import StepRecord, Trainer
 
 EVALUATION_SEED = 20_000  # apart from the training seeds, and the same for every run, so that runs compare

@@ -1,4 +1,9 @@
-"""Every logged number with its one line of explanation: the only place where they are explained."""
+"""Every logged number with its one line of explanation, the only place where they are explained; and how those
+that follow from a batch alone are computed."""
+
+from torch import Tensor, corrcoef, stack, zeros
+
+from sppo_lab.rollout import Rollouts
 
 METRICS = {
     "step": "training step, counted from 1",
@@ -15,15 +20,19 @@ METRICS = {
     "value/std": "standard deviation of V(s_p) over prompts; 0 means that the critic cannot tell prompts apart",
     "value/loss": "binary cross-entropy of V against R in nats, mean over the batch; 0.693 is a coin, and it cannot "
     "stay below the mean entropy of the prompts' own solve rates",
-    "value/correlation": "Pearson correlation of V with R over the batch; well below 1 even for a perfect critic, since R is 0 or 1",
+    "value/correlation": "Pearson correlation of V with R over the batch; well below 1 even for a perfect critic, "
+    "since R is 0 or 1",
     "value/grad_norm": "length of the critic's gradient before clipping, mean over its updates",
     "advantage/mean": "mean advantage; near 0 when the baseline matches the solve rate",
     "advantage/variance": "variance of the advantage over responses, before any scaling",
-    "advantage/second_moment": "mean of the squared advantage: E[p(1-p)] that no baseline removes, plus E[(p-V)^2], the critic's error",
+    "advantage/second_moment": "mean of the squared advantage: E[p(1-p)] that no baseline removes, plus "
+    "E[(p-V)^2], the critic's error",
     "policy/loss": "the clipped loss, mean over the updates; near 0 whatever is learnt, since the advantages are "
     "centred and the ratio starts at 1. A rising loss is not a fault",
-    "policy/grad_norm": "length of the policy's gradient before clipping, mean over the updates; this, not the loss, shows that there is something to learn from",
-    "policy/approx_kl": "mean of r - 1 - log r over response tokens: how far the update moved from the policy that sampled, in nats",
+    "policy/grad_norm": "length of the policy's gradient before clipping, mean over the updates; this, not the "
+    "loss, shows that there is something to learn from",
+    "policy/approx_kl": "mean of r - 1 - log r over response tokens: how far the updates moved from the policy "
+    "that sampled, in nats",
     "clip_ratio/region_mean": "share of response tokens that clipping leaves without gradient",
     "clip_ratio/low_mean": "the part of it at the lower bound: ratio below 1 - epsilon where A < 0",
     "clip_ratio/high_mean": "the part of it at the upper bound: ratio above 1 + epsilon where A > 0",
@@ -41,3 +50,35 @@ def markdown_table() -> str:
     """The metric table as markdown, for the notebooks and the README."""
     rows = [f"| `{name}` | {text} |" for name, text in METRICS.items()]
     return "\n".join(["| metric | what it says |", "|---|---|", *rows])
+
+
+def batch_metrics(rollouts: Rollouts, advantage: Tensor, group_size: int) -> dict[str, float]:
+    """What can be said of a batch before any update; ``advantage`` is (B,)."""
+    rewards, values, lengths = rollouts.rewards, rollouts.values, rollouts.lengths.float()
+    metrics = {
+        "reward": rewards.mean(),
+        "reward_std": rewards.std(correction=0),
+        "frac_prompts_rewarded": rewards.view(-1, group_size).amax(1).gt(0).float().mean(),
+        "completions/mean_length": lengths.mean(),
+        "completions/max_length": lengths.max(),
+        "completions/clipped_ratio": rollouts.truncated.float().mean(),
+        "advantage/mean": advantage.mean(),
+        "advantage/variance": advantage.var(correction=0),
+        "advantage/second_moment": advantage.square().mean(),
+    }
+    if group_size > 1:
+        metrics["frac_reward_zero_std"] = (rewards.view(-1, group_size).std(1, correction=0) == 0).float().mean()
+    if values is not None:
+        metrics |= {
+            "value/mean": values.mean(),
+            "value/std": values.std(correction=0),
+            "value/correlation": correlation(values, rewards),
+        }
+    return {name: float(number) for name, number in metrics.items()}
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation of two (B,) tensors; 0 where one of them is constant."""
+    if a.std(correction=0) == 0 or b.std(correction=0) == 0:
+        return zeros(())
+    return corrcoef(stack([a, b]))[0, 1]

@@ -12,29 +12,23 @@ when it is resumed, and computes them again, the same.
 """
 
 import importlib.metadata
-import io
-import json
-import os
 import platform
 import shutil
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import safetensors.torch
-import torch
-from peft import load_peft_weights, set_peft_model_state_dict
 
+from sppo_lab import checkpoint
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.evaluate import Evaluation
-from sppo_lab.models import Policy, trainable_parameters
+from sppo_lab.storage import PARTIAL, append_rows, read_json, read_rows, sync, write_json, write_rows
 from sppo_lab.trainer import StepRecord, Trainer
-from sppo_lab.value import PromptCritic
 
 FORMAT = 1
+ROWS = ("metrics.jsonl", "responses.jsonl")
 LIBRARIES = ("sppo-lab", "torch", "transformers", "peft", "datasets", "numpy", "math-verify")
 
 
@@ -54,7 +48,7 @@ class Recorder:
         folder.mkdir(parents=True, exist_ok=True)
         recorder = cls(folder, config)
         recorder.save_config()
-        _write_json(folder / "versions.json", versions())
+        write_json(folder / "versions.json", versions())
         return recorder
 
     @classmethod
@@ -63,10 +57,10 @@ class Recorder:
         folder = Path(folder)
         if not is_run(folder):
             raise LabError(f"{folder} is not a run directory: it holds no config.json written by sppo_lab train.")
-        saved = _read_json(folder / "config.json")
-        if saved.get("sppo_lab_run") != FORMAT:
-            raise LabError(f"{folder} was written in run format {saved.get('sppo_lab_run')}, not {FORMAT}.")
-        return cls(folder, Config.from_dict(saved["config"]))
+        saved = read_json(folder / "config.json")
+        if saved["sppo_lab_run"] != FORMAT:
+            raise LabError(f"{folder} was written in run format {saved['sppo_lab_run']}, not {FORMAT}.")
+        return cls(folder, Config.from_dict(saved.get("config", {})))
 
     @classmethod
     def refuse_if_taken(cls, folder: Path, overwrite: bool = False) -> None:
@@ -85,7 +79,7 @@ class Recorder:
         """Whether a new run may begin there: nothing exists yet, or only what a kill at the very start left."""
         if not folder.exists():
             return True
-        return folder.is_dir() and all(path.suffix == ".partial" for path in folder.iterdir())
+        return folder.is_dir() and all(path.suffix == PARTIAL for path in folder.iterdir())
 
     def extend(self, config: Config) -> None:
         """Go on for more steps than first asked; the evaluation after training is then no longer the last word."""
@@ -94,58 +88,46 @@ class Recorder:
         (self.folder / "evaluation-after.json").unlink(missing_ok=True)
 
     def save_config(self) -> None:
-        _write_json(self.folder / "config.json", {"sppo_lab_run": FORMAT, "config": self.config.to_dict()})
+        write_json(self.folder / "config.json", {"sppo_lab_run": FORMAT, "config": self.config.to_dict()})
 
     def write_step(self, record: StepRecord) -> None:
         """Append the step's metrics and some of its responses."""
-        _append(self.folder / "responses.jsonl", response_rows(record, self.config.save_responses))
-        _append(self.folder / "metrics.jsonl", [record.metrics])
+        append_rows(self.folder / "responses.jsonl", response_rows(record, self.config.save_responses))
+        append_rows(self.folder / "metrics.jsonl", [record.metrics])
 
     def metrics(self) -> pd.DataFrame:
         """One row per step; an incomplete last line, left by a kill, is not read."""
-        return pd.DataFrame(_read_rows(self.folder / "metrics.jsonl"))
+        return pd.DataFrame(read_rows(self.folder / "metrics.jsonl"))
 
     def responses(self) -> list[dict[str, Any]]:
         """The saved responses of all steps."""
-        return _read_rows(self.folder / "responses.jsonl")
+        return read_rows(self.folder / "responses.jsonl")
 
     def save_evaluation(self, when: str, evaluation: Evaluation) -> None:
         """``when`` is ``before`` or ``after``."""
-        _write_json(self.folder / f"evaluation-{when}.json", evaluation.to_dict() | {"report": evaluation.report()})
+        write_json(self.folder / f"evaluation-{when}.json", evaluation.to_dict() | {"report": evaluation.report()})
 
     def evaluation(self, when: str) -> Evaluation | None:
         """What ``save_evaluation`` saved, or None where the run has not got there."""
         path = self.folder / f"evaluation-{when}.json"
         if not path.exists():
             return None
-        saved = _read_json(path)
-        saved.pop("report")
-        return Evaluation(**saved)
+        saved = read_json(path)
+        try:
+            return Evaluation(**{name: saved[name] for name in Evaluation.__dataclass_fields__})
+        except KeyError as error:
+            raise LabError(f"{path} is damaged: {error} is missing. Delete it and go on with --resume.") from None
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted((self.folder / "checkpoints").glob("step-*"))
+        found = (self.folder / "checkpoints").glob("step-*")
+        return sorted(path for path in found if path.suffix != PARTIAL)
 
     def save_checkpoint(self, trainer: Trainer) -> None:
-        """Write a checkpoint under another name, rename it when it is complete, and drop the oldest."""
-        _sync(self.folder / "metrics.jsonl")
-        _sync(self.folder / "responses.jsonl")
-        target = self.folder / "checkpoints" / f"step-{trainer.step:06d}"
-        partial = target.with_name(f"partial-{trainer.step:06d}")
-        for stale in (partial, target):
-            shutil.rmtree(stale, ignore_errors=True)
-        partial.mkdir(parents=True)
-        trainer.policy.model.save_pretrained(partial / "adapter")
-        if trainer.critic is not None:
-            weights = {
-                name: weight.detach().contiguous() for name, weight in trainable_parameters(trainer.critic).items()
-            }
-            (partial / "critic.safetensors").write_bytes(safetensors.torch.save(weights))
-        (partial / "trainer.pt").write_bytes(_torch_bytes(trainer.state_dict()))
-        for file in partial.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        os.replace(partial, target)
+        """Write a checkpoint, once the rows it stands on are on the disk, and drop the oldest."""
+        for name in ROWS:
+            sync(self.folder / name)
+        checkpoint.save_checkpoint(self.folder / "checkpoints" / f"step-{trainer.step:06d}", trainer)
         for old in self.checkpoints()[: -self.config.keep_checkpoints]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -153,35 +135,30 @@ class Recorder:
         """Put the trainer where the newest checkpoint left it, and drop the rows of later steps."""
         saved = self.checkpoints()
         if saved:
-            load_weights(saved[-1], trainer.policy, trainer.critic)
-            trainer.load_state_dict(_load(saved[-1] / "trainer.pt", torch.load, weights_only=True))
-        for name in ("metrics.jsonl", "responses.jsonl"):
-            kept = [row for row in _read_rows(self.folder / name) if row["step"] <= trainer.step]
-            if name == "metrics.jsonl" and [row["step"] for row in kept] != list(range(1, trainer.step + 1)):
-                raise LabError(
-                    f"{self.folder / name} does not hold steps 1 to {trainer.step}, though the checkpoint was taken "
-                    "after them: the run is damaged. Start again with --overwrite."
-                )
-            if kept or (self.folder / name).exists():
-                _write_atomically(self.folder / name, "".join(json.dumps(row) + "\n" for row in kept))
+            checkpoint.load_checkpoint(saved[-1], trainer)
+        kept = {
+            name: [row for row in read_rows(self.folder / name) if row.get("step", 0) <= trainer.step] for name in ROWS
+        }
+        if [row.get("step") for row in kept["metrics.jsonl"]] != list(range(1, trainer.step + 1)):
+            raise LabError(
+                f"{self.folder / 'metrics.jsonl'} does not hold steps 1 to {trainer.step}, though the checkpoint was "
+                "taken after them: the run is damaged. Start again with --overwrite."
+            )
+        for name, rows in kept.items():
+            write_rows(self.folder / name, rows)
 
     def save_evidence(self, trainer: Trainer, error: Exception) -> Path:
         """Keep the state in which training broke down: DIR/failure, beside the untouched last checkpoint."""
         folder = self.folder / "failure"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        trainer.policy.model.save_pretrained(folder / "adapter")
-        evidence = {"error": str(error), "trainer": trainer.state_dict(), "rollouts": vars(trainer.rollouts)}
-        (folder / "state.pt").write_bytes(_torch_bytes(evidence))
-        _write_atomically(folder / "message.txt", f"{error}\n")
+        checkpoint.save_evidence(folder, trainer, error)
         return folder
 
 
 def is_run(folder: Path) -> bool:
     """Whether the directory holds a run: its config.json carries the lab's mark."""
     try:
-        return "sppo_lab_run" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "sppo_lab_run" in read_json(folder / "config.json")
+    except (OSError, LabError, UnicodeDecodeError):
         return False
 
 
@@ -189,28 +166,10 @@ def remove_run(folder: Path) -> None:
     """Delete what a run wrote, the mark last, and nothing else that lies there."""
     for name in ("checkpoints", "failure"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for pattern in (
-        "*.partial",
-        "evaluation-*.json",
-        "responses.jsonl",
-        "metrics.jsonl",
-        "figure.png",
-        "versions.json",
-    ):
+    for pattern in (f"*{PARTIAL}", "evaluation-*.json", *ROWS, "figure.png", "versions.json"):
         for path in folder.glob(pattern):
             path.unlink()
     (folder / "config.json").unlink()
-
-
-def load_weights(checkpoint: Path, policy: Policy, critic: PromptCritic | None) -> None:
-    """Load a checkpoint's adapter and critic into models of the same configuration."""
-    adapter = _load(checkpoint / "adapter", load_peft_weights, device=str(policy.device))
-    set_peft_model_state_dict(policy.model, adapter)
-    if critic is not None:
-        weights = _load(checkpoint / "critic.safetensors", safetensors.torch.load_file, device=str(policy.device))
-        with torch.no_grad():
-            for name, weight in trainable_parameters(critic).items():
-                weight.copy_(weights[name])
 
 
 def response_rows(record: StepRecord, count: int) -> list[dict[str, Any]]:
@@ -247,65 +206,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[library] = "not installed"
     return found
-
-
-def _torch_bytes(content: Any) -> bytes:
-    """What torch.save would write; written by us, a full disk is an OSError like any other."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-def _load(path: Path, read: Any, **options: Any) -> Any:
-    try:
-        return read(str(path), **options)
-    except Exception as error:  # whatever the library raises, the remedy is the same
-        raise LabError(
-            f"{path} is missing or damaged ({type(error).__name__}). Delete the directory {path.parent} to go on from "
-            "the checkpoint before it, or start again with --overwrite."
-        ) from error
-
-
-def _append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last line break is incomplete
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            raise LabError(
-                f"{path}, line {number} is damaged: the run cannot be read. Start again with --overwrite."
-            ) from None
-    return rows
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LabError(f"{path} is damaged: {error}. Start again with --overwrite.") from error
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    _write_atomically(path, json.dumps(content, indent=2) + "\n")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    _sync(partial)
-    os.replace(partial, path)
-
-
-def _sync(path: Path) -> None:
-    """Ask the system to put a file on the disk; an absent one is passed over."""
-    if path.exists():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())

@@ -136,10 +136,7 @@ def sample(
         scores = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
         if scores.isnan().any():
             raise NonFiniteError("the model's output is NaN, so there is nothing to sample from.")
-        if greedy:
-            tokens = scores.argmax(-1)
-        else:
-            tokens = torch.multinomial(scores.exp(), 1, generator=generator).squeeze(1)
+        tokens = scores.argmax(-1) if greedy else torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
         response_ids[active, position] = tokens
         logprobs[active, position] = scores.gather(1, tokens[:, None]).squeeze(1)
 

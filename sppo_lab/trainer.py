@@ -26,6 +26,7 @@ from sppo_lab.loss import (
     clipped_surrogate,
     probability_ratio,
 )
+from sppo_lab.metrics import batch_metrics
 from sppo_lab.models import load_critic, load_policy, trainable_parameters
 from sppo_lab.rollout import Rollouts, encode_prompts, response_logprobs, sample
 from sppo_lab.tasks import Problem, Task, load_task
@@ -249,38 +250,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.critic_optimizer is not None:
             self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-
-
-def batch_metrics(rollouts: Rollouts, advantage: Tensor, group_size: int) -> dict[str, float]:
-    """What can be said of a batch before any update; ``advantage`` is (B,)."""
-    rewards, values, lengths = rollouts.rewards, rollouts.values, rollouts.lengths.float()
-    metrics = {
-        "reward": rewards.mean(),
-        "reward_std": rewards.std(correction=0),
-        "frac_prompts_rewarded": rewards.view(-1, group_size).amax(1).gt(0).float().mean(),
-        "completions/mean_length": lengths.mean(),
-        "completions/max_length": lengths.max(),
-        "completions/clipped_ratio": rollouts.truncated.float().mean(),
-        "advantage/mean": advantage.mean(),
-        "advantage/variance": advantage.var(correction=0),
-        "advantage/second_moment": advantage.square().mean(),
-    }
-    if group_size > 1:
-        metrics["frac_reward_zero_std"] = (rewards.view(-1, group_size).std(1, correction=0) == 0).float().mean()
-    if values is not None:
-        metrics |= {
-            "value/mean": values.mean(),
-            "value/std": values.std(correction=0),
-            "value/correlation": correlation(values, rewards),
-        }
-    return {name: float(number) for name, number in metrics.items()}
-
-
-def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson correlation of two (B,) tensors; 0 where one of them is constant."""
-    if a.std(correction=0) == 0 or b.std(correction=0) == 0:
-        return torch.zeros(())
-    return torch.corrcoef(torch.stack([a, b]))[0, 1]
 
 
 def _check_sizes(config: Config, algorithm: Algorithm, group_size: int) -> None:

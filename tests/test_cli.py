@@ -198,5 +198,8 @@ def test_help_names_every_command_and_setting(capsys):
 
 def test_quick_commands_do_not_import_torch():
     """Help and verify answer at once."""
-    code = "import sys; from sppo_lab.cli import main; main(['verify', '--task=chain-sum', '--file=x']); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from sppo_lab.cli import main; main(['verify', '--task=chain-sum', '--file=x']); "
+        "assert 'torch' not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

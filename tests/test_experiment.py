@@ -171,7 +171,7 @@ def test_more_steps_may_be_asked_for_when_resuming_and_nothing_else(whole, tmp_p
 
 
 def test_an_existing_run_is_refused_without_resume_or_overwrite(whole):
-    with pytest.raises(LabError, match="already holds a run. Continue it with --resume, replace it with --overwrite"):
+    with pytest.raises(LabError, match=r"already holds a run. Continue it with --resume, replace it with --overwrite"):
         Experiment(Config(**SMALL), whole[0])
     with pytest.raises(LabError, match="give one of them"):
         Experiment(Config(**SMALL), whole[0], resume=True, overwrite=True)
@@ -211,18 +211,17 @@ def test_a_disk_that_cannot_be_written_gets_a_message(tmp_path, monkeypatch, num
 def test_a_checkpoint_on_a_full_disk_gets_a_message(tmp_path, monkeypatch):
     experiment = Experiment(Config(**SMALL), tmp_path / "run")
 
-    def to_full_disk(content):
-        with open("/dev/full", "wb", buffering=0) as file:
-            file.write(b"0" * 10)
+    def to_full_disk(path, content):
+        Path("/dev/full").write_bytes(b"0" * 10)
 
-    monkeypatch.setattr("sppo_lab.recorder._torch_bytes", to_full_disk)
+    monkeypatch.setattr("sppo_lab.checkpoint.write_tensors", to_full_disk)
     with pytest.raises(LabError, match="the disk is full"):
         list(experiment)
 
 
 def test_an_output_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(LabError, match="a part of the path is a file|something other than a run"):
+    with pytest.raises(LabError, match=r"a part of the path is a file|something other than a run"):
         Experiment(Config(**SMALL), tmp_path / "file" / "run")
 
 

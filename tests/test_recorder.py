@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
+from sppo_lab.checkpoint import load_weights
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.metrics import TIMING
-from sppo_lab.recorder import Recorder, load_weights
+from sppo_lab.recorder import Recorder
 from sppo_lab.trainer import Trainer
 
 CONFIG = Config(steps=4, prompts_per_step=4, max_new_tokens=16, save_responses=2)
@@ -76,7 +77,7 @@ def test_half_a_line_left_by_a_kill_is_not_read(run):
 
 def test_half_a_checkpoint_left_by_a_kill_is_passed_over(run):
     recorder, task = run
-    partial = recorder.folder / "checkpoints" / "partial-000003"
+    partial = recorder.folder / "checkpoints" / "step-000003.partial"
     partial.mkdir()
     (partial / "trainer.pt").write_bytes(b"half")
     trainer = Trainer(CONFIG, task)
