@@ -4,7 +4,7 @@
 
 The corpus is what makes them a fair stand-in for a pretrained LLM before reinforcement learning: most
 solutions *guess* the answer outright, some *work it out* step by step, and a worked step slips now and then,
-more often where it crosses a ten or zero.  No prompt of the test split is ever shown.
+the more often the larger the term that it adds or takes away.  No prompt of the test split is ever shown.
 """
 
 import argparse
@@ -38,14 +38,13 @@ class Habits:
     worked_long: float = 0.12  # ... to this share at 8 terms
     guess_right: float = 0.90  # chance that a guess is right at 2 terms, times guess_decay per further term
     guess_decay: float = 0.6
-    slip_easy: float = 0.03  # chance that a step slips
-    slip_hard: float = 0.09  # the same for a step that crosses a ten or zero
+    slip_per_unit: float = 0.025  # chance that a step slips, per unit of its term: none for 0, 22 % for 9
 
     def worked_share(self, terms: int) -> float:
         return self.worked_short + (self.worked_long - self.worked_short) * (terms - 2) / 6
 
 
-SCHOOLBOOK = Habits(worked_short=0.7, worked_long=1.0, guess_right=1.0, guess_decay=0.9)
+SCHOOLBOOK = Habits(worked_short=0.7, worked_long=1.0, guess_right=1.0, guess_decay=0.9, slip_per_unit=0.0)
 SCHOOL = 0.75  # share of the pretraining steps that show the schoolbook
 
 
@@ -54,11 +53,8 @@ def slipped_totals(prompt: str, habits: Habits, rng: random.Random) -> list[int]
     first, *rest = split_terms(prompt)
     totals = [first]
     for term in rest:
-        before, after = totals[-1], totals[-1] + term
-        hard = before // 10 != after // 10
-        if rng.random() < (habits.slip_hard if hard else habits.slip_easy):
-            after += rng.choice((-2, -1, 1, 2))
-        totals.append(after)
+        slips = rng.random() < habits.slip_per_unit * abs(term)
+        totals.append(totals[-1] + term + (rng.choice((-2, -1, 1, 2)) if slips else 0))
     return totals
 
 
@@ -164,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--out", type=Path, default=DATA / "models", help="default data/models")
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)

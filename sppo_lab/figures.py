@@ -42,6 +42,22 @@ def run_figure(run: "Recorder") -> Figure:
     return figure
 
 
+def comparison_figure(runs: dict[str, pd.DataFrame], names: list[str]) -> Figure:
+    """The same metrics of several runs over each other, a panel per metric; at most four runs."""
+    styles = zip(runs.items(), (BLUE, VERMILION, GREEN, ORANGE), ("-", "--", "-.", ":"), strict=False)
+    figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for (label, metrics), color, style in styles:
+        for ax, name in zip(axes, names, strict=True):
+            if name in metrics:
+                draw_series(ax, metrics, name, color, label, style)
+    for ax, name in zip(axes, names, strict=True):
+        ax.set(title=name, xlabel="step")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    return figure
+
+
 def draw_reward(ax: Axes, metrics: pd.DataFrame, before: Evaluation | None, after: Evaluation | None) -> None:
     """The sampled reward of each step, and avg@k on the test problems with its interval at both ends."""
     draw_series(ax, metrics, "reward", BLUE, "sampled, training prompts")

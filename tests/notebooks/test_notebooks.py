@@ -1,0 +1,66 @@
+"""Every notebook runs from top to bottom on its own, headless, at the short sizes."""
+
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+
+
+def notebook_id(path: Path) -> str:
+    return path.stem
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setenv("SPPO_LAB_SHORT", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_the_series_is_there():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["00", "05"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=notebook_id)
+def test_it_runs(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=dict(os.environ))
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    printed = "".join(o.text for o in outputs if o.output_type == "stream")
+    assert "Traceback" not in printed and "Warning" not in printed, printed
+    # An exception in a widget's callback fails no cell: it only shows in the widget's state.
+    states = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    hidden = [state["state"].get("outputs", []) for state in states.values()]
+    assert not [o for outputs in hidden for o in outputs if "ename" in o]
+    pictures = [o for o in outputs if "<img" in o.get("data", {}).get("text/html", "")]
+    assert pictures and all("alt=" in o["data"]["text/html"] for o in pictures)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=notebook_id)
+def test_it_is_committed_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert "widgets" not in notebook.metadata
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=notebook_id)
+def test_it_reads_as_a_notebook_of_the_series(path):
+    notebook = nbformat.read(path, as_version=4)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert len(re.findall(r"^# ", prose, flags=re.M)) == 1
+    first = notebook.cells[0].source
+    assert "After this notebook you can" in first and re.search(r"About \d+ minutes", first)
+    assert "**Predict" in prose and "not shown" in prose.lower()
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert max(len(cell.splitlines()) for cell in code) <= 16
+    for target in re.findall(r"\]\(([^)#:]+)\)", prose):
+        assert (path.parent / target).exists(), target
