@@ -4,6 +4,7 @@ The colours are Okabe and Ito's, which people with colour-vision deficiencies ca
 style as well.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,9 @@ def run_figure(run: "Recorder") -> Figure:
     figure = Figure(figsize=(12, 6.6), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
     config = run.config
-    figure.suptitle(f"{config.algorithm} on {config.task}, model {config.model}, seed {config.seed}", fontsize=12)
+    figure.suptitle(
+        f"{config.algorithm} on {config.task}, model {Path(config.model).name}, seed {config.seed}", fontsize=12
+    )
     if metrics.empty:
         for ax in axes:
             ax.set_axis_off()
@@ -76,7 +79,15 @@ def draw_reward(ax: Axes, metrics: pd.DataFrame, before: Evaluation | None, afte
                 zorder=3,
                 label=label and label.format(evaluation.samples),
             )
-            ax.annotate(f"{mean:.2f}", (step, mean), (0, 9), textcoords="offset points", ha="center", color=VERMILION)
+            side = 8 if step == 0 else -8
+            ax.annotate(
+                f"{mean:.2f}",
+                (step, mean),
+                (side, 9),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                color=VERMILION,
+            )
     ax.set(title="Reward", xlabel="step", ylabel="share of right responses", ylim=(-0.03, 1.08))
     ax.legend(frameon=False, loc="lower right")
 
@@ -94,7 +105,7 @@ def draw_length(ax: Axes, metrics: pd.DataFrame, limit: int) -> None:
 
 def draw_calibration(ax: Axes, evaluation: Evaluation | None, when: str) -> None:
     """V(s_p) of each test prompt against the share of its responses that are right."""
-    ax.set(title="Critic on test prompts", xlabel="V(s_p)", ylabel="pass rate", xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
+    ax.set(title="Critic", xlabel="V(s_p), test prompts", ylabel="pass rate", xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
     if evaluation is None or evaluation.values is None:
         ax.text(
             0.5, 0.5, "this algorithm has no critic" if evaluation else "not evaluated yet", ha="center", va="center"
@@ -106,8 +117,8 @@ def draw_calibration(ax: Axes, evaluation: Evaluation | None, when: str) -> None
     noise = np.random.default_rng(0).uniform(-0.3, 0.3, len(values)) / evaluation.samples
     ax.plot(values, evaluation.pass_rates + noise, "o", color=GREEN, alpha=0.45, markersize=4)
     pearson = critic_quality(values, evaluation.pass_rates)["pearson"]
-    found = "one side is constant" if pearson is None else f"Pearson {pearson:.2f}"
-    ax.set_title(f"Critic {when} training, test prompts: {found}")
+    found = "a constant" if pearson is None else f"Pearson {pearson:.2f}"
+    ax.set_title(f"Critic {when} training: {found}")
 
 
 def draw_advantage(ax: Axes, metrics: pd.DataFrame) -> None:
