@@ -34,8 +34,8 @@ SIZES = {
 class Habits:
     """How the imagined author of the corpus solves a chain of n terms."""
 
-    worked_short: float = 0.60  # share of worked solutions at 2 terms, falling linearly ...
-    worked_long: float = 0.12  # ... to this share at 8 terms
+    worked_short: float = 0.70  # share of worked solutions at 2 terms, falling linearly ...
+    worked_long: float = 0.20  # ... to this share at 8 terms
     guess_right: float = 0.90  # chance that a guess is right at 2 terms, times guess_decay per further term
     guess_decay: float = 0.6
     slip_per_unit: float = 0.025  # chance that a step slips, per unit of its term: none for 0, 22 % for 9

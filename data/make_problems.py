@@ -2,8 +2,9 @@
 
     python data/make_problems.py
 
-The chains come from reasoning-gym's ``chain_sum`` (single digits, 2 to 8 terms), written without blanks.
-Repeated expressions are dropped before the split, so train and test share no prompt.
+The chains come from reasoning-gym's ``chain_sum`` (single digits, 2 to 9 terms), written without blanks.
+Repeated expressions are dropped before the split, so train and test share no prompt.  Every length is drawn
+equally often, but for the longest: nine terms, more than the base model was pretrained on, come half as often.
 """
 
 import argparse
@@ -17,12 +18,13 @@ FOLDER = Path(__file__).parent / "chain_sum"
 
 
 def draw_chains(count: int, min_terms: int, max_terms: int, seed: int) -> list[dict]:
-    """``count`` distinct chains, the same number of each length as far as that many exist."""
+    """About ``count`` distinct chains, the same number of each length but for the longest, as far as they exist."""
     chains: dict[str, dict] = {}
     per_length = -(-count // (max_terms - min_terms + 1))
     for terms in range(min_terms, max_terms + 1):
+        wanted = per_length // 2 if terms == max_terms else per_length
         # Two terms leave only 200 chains: take at most half of them, so that the loop below ends.
-        wanted = min(per_length, 10**terms * 2 ** (terms - 1) // 2)
+        wanted = min(wanted, 10**terms * 2 ** (terms - 1) // 2)
         source = reasoning_gym.create_dataset(
             "chain_sum",
             min_terms=terms,
@@ -48,11 +50,11 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=4000, help="training problems (default 4000)")
     parser.add_argument("--test", type=int, default=400, help="held-out problems (default 400)")
     parser.add_argument("--min-terms", type=int, default=2)
-    parser.add_argument("--max-terms", type=int, default=8)
+    parser.add_argument("--max-terms", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    chains = draw_chains(args.train + args.test + 1000, args.min_terms, args.max_terms, args.seed)
+    chains = draw_chains(args.train + args.test + 1600, args.min_terms, args.max_terms, args.seed)
     random.Random(args.seed).shuffle(chains)
     FOLDER.mkdir(parents=True, exist_ok=True)
     splits = {"test": chains[: args.test], "train": chains[args.test : args.test + args.train]}

@@ -32,16 +32,16 @@ class Config:
         None, "backbone of the critic; default: the policy's, or its small sibling for sppo-small-critic"
     )
     seed: int = _setting(0, "seed of the LoRA initialisation, the order of prompts and the sampling", min=0)
-    steps: int = _setting(300, "number of training steps; each samples once and updates on what it sampled", min=0)
+    steps: int = _setting(200, "number of training steps; each samples once and updates on what it sampled", min=0)
 
     # sampling
     prompts_per_step: int = _setting(64, "prompts sampled per step", min=1)
     group_size: int | None = _setting(None, "responses per prompt; default: the algorithm's own", min=1)
     temperature: float = _setting(1.0, "sampling temperature; it divides the logits in the loss too", above=0, max=5)
-    max_new_tokens: int = _setting(80, "longest response, in tokens; a longer one is cut and marked truncated", min=1)
+    max_new_tokens: int = _setting(88, "longest response, in tokens; a longer one is cut and marked truncated", min=1)
 
     # policy update
-    lr: float = _setting(1e-3, "learning rate of the policy (AdamW)", above=0, max=1)
+    lr: float = _setting(3e-4, "learning rate of the policy (AdamW)", above=0, max=1)
     lora_rank: int = _setting(16, "rank of the LoRA adapter on every linear layer", min=1, max=1024)
     lora_alpha: float = _setting(32.0, "LoRA scale: the update is multiplied by lora_alpha / lora_rank", above=0)
     epsilon: float = _setting(
@@ -58,7 +58,7 @@ class Config:
     max_grad_norm: float = _setting(1.0, "gradients longer than this are scaled down to it", above=0)
 
     # critic
-    critic_lr: float = _setting(1e-3, "learning rate of the critic (AdamW)", above=0, max=1)
+    critic_lr: float = _setting(3e-4, "learning rate of the critic (AdamW)", above=0, max=1)
     critic_lora_rank: int = _setting(
         0, "rank of a LoRA adapter on the critic's backbone; 0 trains the whole backbone", min=0, max=1024
     )

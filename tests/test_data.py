@@ -23,7 +23,7 @@ def test_datasets_loads_the_problems_and_the_splits_do_not_overlap(tmp_path):
     train, test = (problems[split]["question"] for split in ("train", "test"))
     assert len(set(train)) == len(train) == 4000 and len(set(test)) == len(test) == 400
     assert not set(train) & set(test)
-    assert set(problems["test"]["num_terms"]) == set(range(2, 9))
+    assert set(problems["test"]["num_terms"]) == set(range(2, 10))
 
 
 def test_every_answer_is_right():
@@ -54,12 +54,12 @@ def test_any_text_can_be_encoded(name):
 def test_the_base_model_guesses_and_works_out_and_its_solve_rates_spread(policy):
     """25 to 45 % at temperature 1, per-prompt rates from near 0 to near 1 (avg@16 over all 400 test prompts)."""
     task = load_task("chain-sum")
-    found = evaluate(policy, task.test, task.rewards, samples=16, max_new_tokens=80)
+    found = evaluate(policy, task.test, task.rewards, samples=16, max_new_tokens=88)
     assert 0.25 <= found.accuracy <= 0.45
     assert (found.pass_rates <= 0.1).mean() > 0.05 and (found.pass_rates >= 0.8).mean() > 0.02
     assert np.std(found.pass_rates) > 0.15
 
-    drawn = sample(policy, [p.prompt for p in task.test], max_new_tokens=80, generator=torch.Generator().manual_seed(0))
+    drawn = sample(policy, [p.prompt for p in task.test], max_new_tokens=88, generator=torch.Generator().manual_seed(0))
     rewards = np.array(task.rewards(drawn.texts, [p.answer for p in task.test]))
     worked = np.array(["=" in text for text in drawn.texts])
     assert 0.15 < worked.mean() < 0.6
