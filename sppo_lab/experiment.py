@@ -1,9 +1,11 @@
 """One run from beginning to end: evaluate, train, checkpoint, evaluate again, draw.
 
-experiment = Experiment(Config(steps=60), "runs/first")
-for record in experiment:
-    ...
-experiment.summary()
+    experiment = Experiment(Config(steps=60), "runs/first")
+    for record in experiment:
+        ...
+    experiment.summary()
+
+Stop whenever you like: what has been done is saved, and ``resume=True`` goes on from there.
 """
 
 import contextlib
@@ -31,7 +33,7 @@ EVALUATION_SEED = 20_000  # apart from the training seeds, and the same for ever
 
 
 class Experiment:
-    """A training run with its directory.  Iterate to train; stop whenever you like and ``resume`` later.
+    """A training run with its directory; iterate over it to train.
 
     With ``resume`` the saved configuration counts; of a ``config`` given as well only a larger number of steps may
     differ.  Raises LabError for a directory that holds another run, or something that is not a run.
