@@ -132,8 +132,8 @@ def training_report(summary: dict[str, Any]) -> str:
     rewarded = summary["frac_prompts_rewarded"]
     if rewarded is not None and rewarded < 0.05:
         lines.append(
-            f"Only {rewarded:.1%} of the sampled prompts got any right response, so there was almost no signal to "
-            "learn from. Start from a stronger model or easier problems."
+            f"{rewarded:.1%} of the sampled prompts got any right response, so there was next to no signal to learn "
+            "from. Start from a stronger model or easier problems."
         )
     return "\n".join([*lines, f"Figure: {Path(summary['out']) / 'figure.png'}"])
 
