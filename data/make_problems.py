@@ -1,10 +1,11 @@
-"""Write the problems of the embedded task: data/chain_sum/{train,test}.jsonl.
+"""Write the problems of the embedded task: data/chain_sum/{train,test,longer}.jsonl.
 
     python data/make_problems.py
 
 The chains come from reasoning-gym's ``chain_sum`` (single digits, 2 to 9 terms), written without blanks.
-Repeated expressions are dropped before the split, so train and test share no prompt.  Every length is drawn
-equally often, but for the longest: nine terms, more than the base model was pretrained on, come half as often.
+Repeated expressions are dropped before the split, so no two files share a prompt.  Every length is drawn equally
+often, but for the longest: nine terms, more than the base model was pretrained on, are kept rare in train and test,
+and most of them go into a file of their own.
 """
 
 import argparse
@@ -47,8 +48,10 @@ def draw_chains(count: int, min_terms: int, max_terms: int, seed: int) -> list[d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, default=4000, help="training problems (default 4000)")
-    parser.add_argument("--test", type=int, default=400, help="held-out problems (default 400)")
+    parser.add_argument(
+        "--train", type=int, default=4000, help="training problems, before the longest are thinned out (default 4000)"
+    )
+    parser.add_argument("--test", type=int, default=400, help="held-out problems, likewise (default 400)")
     parser.add_argument("--min-terms", type=int, default=2)
     parser.add_argument("--max-terms", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
@@ -57,7 +60,11 @@ def main() -> None:
     chains = draw_chains(args.train + args.test + 1600, args.min_terms, args.max_terms, args.seed)
     random.Random(args.seed).shuffle(chains)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    splits = {"test": chains[: args.test], "train": chains[args.test : args.test + args.train]}
+    splits = {"test": chains[: args.test], "train": chains[args.test : args.test + args.train], "longer": []}
+    for split in ("test", "train"):
+        longest = [row for row in splits[split] if row["num_terms"] == args.max_terms]
+        splits["longer"] += longest[1::2]
+        splits[split] = [row for row in splits[split] if row not in longest[1::2]]
     for split, rows in splits.items():
         path = FOLDER / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -23,7 +23,8 @@ BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00
 def run_figure(run: "Recorder") -> Figure:
     """A run in six panels: reward, length, V against pass rate, advantage, clipping, entropy."""
     metrics, before, after = run.metrics(), run.evaluation("before"), run.evaluation("after")
-    figure = Figure(figsize=(12, 6.6), layout="constrained")
+    figure = Figure(figsize=(12, 7.2), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12)
     axes = figure.subplots(2, 3).ravel()
     config = run.config
     figure.suptitle(

@@ -31,12 +31,12 @@ def picture(figure: Figure, description: str) -> HTML:
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> HTML:
-    """A plain table, every cell aligned to the left, fractions to three digits."""
+    """A plain table, every cell aligned to the left, fractions to four significant digits."""
     head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in columns)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
 def _cell(value: Any) -> str:
-    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return f"<td style='text-align:left'>{escape(text)}</td>"

@@ -18,7 +18,7 @@ def test_a_picture_has_a_description():
 
 def test_a_table_shows_text_as_text():
     html = table(["a", "b"], [("<b>", 0.12345), ("7+5=", 3)]).data
-    assert "&lt;b&gt;" in html and ">0.123<" in html and ">3<" in html and "<b>" not in html
+    assert "&lt;b&gt;" in html and ">0.1235<" in html and ">3<" in html and "<b>" not in html
 
 
 def test_jupyter_shows_a_mistake_without_a_traceback():
