@@ -56,7 +56,7 @@ def test_the_base_model_guesses_and_works_out_and_its_solve_rates_spread(policy)
     task = load_task("chain-sum")
     found = evaluate(policy, task.test, task.rewards, samples=16, max_new_tokens=88)
     assert 0.25 <= found.accuracy <= 0.45
-    assert (found.pass_rates <= 0.1).mean() > 0.05 and (found.pass_rates >= 0.7).mean() > 0.02
+    assert (found.pass_rates <= 0.1).mean() > 0.05 and found.pass_rates.max() >= 0.8
     assert np.std(found.pass_rates) > 0.15
 
     drawn = sample(policy, [p.prompt for p in task.test], max_new_tokens=88, generator=torch.Generator().manual_seed(0))
