@@ -232,6 +232,7 @@ def writing(folder: str | Path) -> Iterator[None]:
         errno.EROFS: "the disk is read-only: choose another directory with --out",
         errno.EACCES: "you may not write there: choose another directory with --out",
         errno.EPERM: "you may not write there: choose another directory with --out",
+        errno.ENOENT: "the directory cannot be made: choose another one with --out",
         errno.ENOTDIR: "a part of the path is a file: choose another directory with --out",
         errno.EEXIST: "there is a file of that name: choose another directory with --out",
     }

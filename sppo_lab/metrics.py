@@ -27,8 +27,8 @@ METRICS = {
     "advantage/variance": "variance of the advantage over responses, before any scaling",
     "advantage/second_moment": "mean of the squared advantage: E[p(1-p)] that no baseline removes, plus "
     "E[(p-V)^2], the critic's error",
-    "policy/loss": "the clipped loss, mean over the updates; near 0 whatever is learnt, since the advantages are "
-    "centred and the ratio starts at 1. A rising loss is not a fault",
+    "policy/loss": "the clipped loss, mean over the updates: about minus the mean advantage over tokens, so it stays "
+    "small whatever is learnt, and a rising loss is not a fault",
     "policy/grad_norm": "length of the policy's gradient before clipping, mean over the updates; this, not the "
     "loss, shows that there is something to learn from",
     "policy/approx_kl": "mean of r - 1 - log r over response tokens: how far the updates moved from the policy "

@@ -38,8 +38,8 @@ def untimed(folder) -> list[dict]:
 
 def press_ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
-    for _ in range(100):  # Python runs a signal's handler at the next turn of a loop, not at once
-        pass
+    time.sleep(0.05)
+    Path().resolve()  # Python runs a signal's handler before the next call of a function, not at once
 
 
 @pytest.fixture(scope="module")
