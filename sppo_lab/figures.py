@@ -135,8 +135,7 @@ def draw_advantage(ax: Axes, metrics: pd.DataFrame) -> None:
 def draw_clipping(ax: Axes, metrics: pd.DataFrame) -> None:
     """Share of tokens whose gradient the clip removes."""
     ax.set(title="Clipped tokens", xlabel="step", ylabel="share of response tokens")
-    if "clip_ratio/region_mean" not in metrics:
-        ax.text(0.5, 0.5, "the policy has not been updated yet", ha="center", va="center", transform=ax.transAxes)
+    if is_missing(ax, metrics, "clip_ratio/region_mean"):
         return
     draw_series(ax, metrics, "clip_ratio/high_mean", BLUE, "upper bound, A > 0")
     draw_series(ax, metrics, "clip_ratio/low_mean", VERMILION, "lower bound, A < 0", style="--")
@@ -147,11 +146,18 @@ def draw_clipping(ax: Axes, metrics: pd.DataFrame) -> None:
 def draw_entropy(ax: Axes, metrics: pd.DataFrame) -> None:
     """Mean entropy of the next token."""
     ax.set(title="Entropy", xlabel="step", ylabel="nats per token")
-    if "entropy" not in metrics:
-        ax.text(0.5, 0.5, "the policy has not been updated yet", ha="center", va="center", transform=ax.transAxes)
+    if is_missing(ax, metrics, "entropy"):
         return
     draw_series(ax, metrics, "entropy", BLUE)
     ax.set_ylim(bottom=0)
+
+
+def is_missing(ax: Axes, metrics: pd.DataFrame, name: str) -> bool:
+    """Whether the policy has not been updated yet, so that there is nothing to draw; then the panel says so."""
+    if name in metrics:
+        return False
+    ax.text(0.5, 0.5, "the policy has not been updated yet", ha="center", va="center", transform=ax.transAxes)
+    return True
 
 
 def draw_series(
