@@ -142,7 +142,7 @@ class Trainer:
         """One pass over the batch: V(s_p) towards R by binary cross-entropy."""
         losses, norms = 0.0, []
         for batch in self.mini_batches(rollouts):
-            for part in self.micro_batches(batch):
+            for part, _ in self.micro_batches(batch):
                 logits = self.critic(part.prompt_ids, part.prompt_mask)
                 loss = bce_value_loss(logits, part.rewards).sum()
                 self.require_finite(loss, "the critic's loss")
@@ -160,7 +160,7 @@ class Trainer:
         for _ in range(config.epochs):
             for batch in self.mini_batches(rollouts):
                 weights = TOKEN_WEIGHTS[self.algorithm.aggregation](batch.response_mask)
-                for part, rows in self.micro_batches(batch, with_rows=True):
+                for part, rows in self.micro_batches(batch):
                     mask = part.response_mask
                     share = weights[rows, : mask.shape[1]]
                     logprobs, entropy = response_logprobs(self.policy.model, part, config.temperature)
@@ -195,7 +195,7 @@ class Trainer:
         """
         fresh = torch.zeros_like(rollouts.old_logprobs)
         with torch.no_grad():
-            for part, rows in self.micro_batches(rollouts, with_rows=True):
+            for part, rows in self.micro_batches(rollouts):
                 logprobs, _ = response_logprobs(self.policy.model, part, self.config.temperature)
                 fresh[rows, : logprobs.shape[1]] = logprobs
         return fresh
@@ -206,11 +206,11 @@ class Trainer:
         for rows in order.chunk(self.config.mini_batches):
             yield rollouts.select(rows)
 
-    def micro_batches(self, batch: Rollouts, with_rows: bool = False) -> Iterator[Any]:
-        """The batch in parts small enough for memory; with the rows each part came from if asked."""
+    def micro_batches(self, batch: Rollouts) -> Iterator[tuple[Rollouts, Tensor]]:
+        """The batch in parts small enough for memory, each with the rows it came from."""
         rows = torch.arange(len(batch), device=self.policy.device)
         for part in rows.split(self.config.micro_batch_size or len(batch)):
-            yield (batch.select(part), part) if with_rows else batch.select(part)
+            yield batch.select(part), part
 
     def optimizer_step(self, optimizer: torch.optim.Optimizer, parameters: list[Tensor], what: str) -> float:
         """Clip the gradient, step, clear; returns the gradient's length before clipping."""
