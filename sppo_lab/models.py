@@ -1,11 +1,10 @@
 """Loading: a causal LM with a LoRA adapter as the policy, a transformer with a scalar head as the critic."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -13,6 +12,7 @@ from sppo_lab.algorithms import get_algorithm
 from sppo_lab.assets import embedded_models
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
+from sppo_lab.lora import add_lora
 from sppo_lab.value import PromptCritic
 
 SMALL_SIBLING = {"tiny": "tiny-small"}  # the backbone of sppo-small-critic, where the lab ships one
@@ -85,18 +85,6 @@ def critic_model_name(config: Config) -> str:
             "critic_model (--critic-model)."
         )
     return SMALL_SIBLING[config.model]
-
-
-def add_lora(model: torch.nn.Module, rank: int, alpha: float, seed: int) -> PeftModel:
-    """A LoRA adapter on every linear layer of the transformer, without dropout, initialised from ``seed``.
-
-    The adapter is kept in float32 whatever the base's precision.
-    """
-    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft and transformers warn each other of deprecated names
-        torch.manual_seed(seed)
-        return get_peft_model(model, settings)
 
 
 def end_token_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

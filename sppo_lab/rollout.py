@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sppo_lab.errors import LabError, NonFiniteError
+from sppo_lab.lora import folded_adapter
 
 if TYPE_CHECKING:
     from sppo_lab.models import Policy
@@ -123,34 +124,35 @@ def sample(
 
     active = torch.arange(count, device=policy.device)  # rows of the batch that are still being written
     ids, mask, cache = prompt_ids, prompt_mask, None
-    for position in range(max_new_tokens):
-        output = policy.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position_ids(mask)[:, -ids.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = output.past_key_values
-        scores = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
-        if scores.isnan().any():
-            raise NonFiniteError("the model's output is NaN, so there is nothing to sample from.")
-        tokens = scores.argmax(-1) if greedy else torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
-        response_ids[active, position] = tokens
-        logprobs[active, position] = scores.gather(1, tokens[:, None]).squeeze(1)
+    with folded_adapter(policy.model):
+        for position in range(max_new_tokens):
+            output = policy.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=position_ids(mask)[:, -ids.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = output.past_key_values
+            scores = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
+            if scores.isnan().any():
+                raise NonFiniteError("the model's output is NaN, so there is nothing to sample from.")
+            tokens = scores.argmax(-1) if greedy else torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
+            response_ids[active, position] = tokens
+            logprobs[active, position] = scores.gather(1, tokens[:, None]).squeeze(1)
 
-        ended = torch.isin(tokens, stop_ids)
-        lengths[active[ended]] = position + 1
-        if ended.all():
-            active = active[~ended]
-            break
-        if ended.any():
-            going = (~ended).nonzero().squeeze(1)
-            active, tokens, mask = active[going], tokens[going], mask[going]
-            cache.batch_select_indices(going)
-        ids = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            ended = torch.isin(tokens, stop_ids)
+            lengths[active[ended]] = position + 1
+            if ended.all():
+                active = active[~ended]
+                break
+            if ended.any():
+                going = (~ended).nonzero().squeeze(1)
+                active, tokens, mask = active[going], tokens[going], mask[going]
+                cache.batch_select_indices(going)
+            ids = tokens[:, None]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
 
     width = int(lengths.max())
     truncated = torch.zeros(count, dtype=torch.bool, device=policy.device)

@@ -3,7 +3,7 @@ import torch
 
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
-from sppo_lab.models import load_policy
+from sppo_lab.models import load_policy, trainable_parameters
 from sppo_lab.rollout import encode_prompts, response_logprobs, sample
 
 PROMPTS = ["7+5-3=", "1+1=", "9-4+2-1+8-3-3+5=", "3-8="]
@@ -66,6 +66,22 @@ def test_sampling_and_scoring_agree_on_other_architectures_and_temperatures(rand
     torch.testing.assert_close(scored, got.old_logprobs, atol=2e-5, rtol=0)
     unscaled, _ = response_logprobs(other.model, got, temperature=1.0)
     assert (unscaled - got.old_logprobs).abs().max() > 1e-2  # temperature belongs on both sides (trap 4)
+
+
+@pytest.mark.parametrize("name", ["tiny", "llama", "gpt2"])
+def test_sampling_folds_a_trained_adapter_in_and_gives_the_base_weights_back(random_models, name):
+    other = load_policy(Config(model=random_models.get(name, name)))
+    for weight in trainable_parameters(other.model).values():
+        torch.nn.init.normal_(weight, std=0.1, generator=seeded(7))
+    before = {key: value.clone() for key, value in other.model.state_dict().items()}
+    got = sample(other, PROMPTS, max_new_tokens=20, group_size=3, generator=seeded())
+    scored, _ = response_logprobs(other.model, got, temperature=1.0)
+    torch.testing.assert_close(scored, got.old_logprobs, atol=5e-5, rtol=0)
+    with other.model.disable_adapter():
+        unadapted, _ = response_logprobs(other.model, got, temperature=1.0)
+    assert (unadapted - scored).abs().max() > 0.1  # the adapter matters
+    after = other.model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
 def test_left_padding_changes_nothing(policy, rollouts):
