@@ -22,4 +22,4 @@ def batch_mean_advantage(rewards: Tensor) -> Tensor:
 
 def broadcast_to_tokens(advantage: Tensor, response_mask: Tensor) -> Tensor:
     """Give each token of a response its response's advantage: (B,) to (B, T), 0 where masked."""
-    return advantage[:, None] * response_mask
+    return advantage[:, None].where(response_mask.bool(), 0.0)

@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from tqdm import tqdm
 
 from sppo_lab import __version__
-from sppo_lab.config import TIERS, Config, describe_limits, field_type
+from sppo_lab.config import TIERS, Config, describe_limits, field_type, is_text
 from sppo_lab.errors import LabError
 
+PATHS = ("data", "test_data")
 MAIN_SETTINGS = ("algorithm", "task", "data", "test_data", "model", "seed", "steps")
 SUPPRESS = argparse.SUPPRESS
 
@@ -32,8 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, with a mistake answered in two lines instead of by every option there is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\nThe options are explained by: {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sppo_lab",
         description="Reinforcement learning for LLM reasoning with SPPO: train a policy, look at it, judge answers.",
         epilog="Start with: python -m sppo_lab demo",
@@ -76,8 +86,9 @@ def add_training_options(command: argparse.ArgumentParser) -> None:
     """``--resume``, ``--overwrite``, ``--tier`` and one option per field of Config."""
     command.add_argument("--resume", action="store_true", help="go on with the run in the directory")
     command.add_argument("--overwrite", action="store_true", help="replace the run in the directory")
-    command.add_argument(
-        "--tier", choices=TIERS, default="tiny", help="defaults for the embedded model, or for a real one on a GPU"
+    command.add_argument("--tier", choices=TIERS, default="tiny", help="set of defaults; what gpu sets is listed below")
+    command.epilog = "--tier gpu, for a real model, sets: " + ", ".join(
+        f"{option(name)} {value}" for name, value in TIERS["gpu"].items()
     )
     main_group = command.add_argument_group("what to train")
     more_group = command.add_argument_group("settings")
@@ -85,17 +96,24 @@ def add_training_options(command: argparse.ArgumentParser) -> None:
     for setting in dataclasses.fields(Config):
         group = main_group if setting.name in MAIN_SETTINGS else more_group
         default = getattr(defaults, setting.name)
-        note = describe_limits(setting) + ("" if default is None else f"; default {default}")
+        limits = "" if is_text(setting) else describe_limits(setting)
+        note = "; ".join(filter(None, [limits, "" if default is None else f"default {default}"]))
         group.add_argument(
-            "--" + setting.name.replace("_", "-"),
+            option(setting.name),
             type=field_type(setting),
             default=SUPPRESS,
-            metavar=setting.name.upper() if setting.name not in ("data", "test_data") else "FILE",
-            help=f"{setting.metadata['help']} ({note})".replace("%", "%%"),
+            metavar="FILE" if setting.name in PATHS else setting.name.upper(),
+            help=(setting.metadata["help"] + (f" ({note})" if note else "")).replace("%", "%%"),
         )
 
 
+def option(name: str) -> str:
+    """The command-line option of a field: ``lora_rank`` gives ``--lora-rank``."""
+    return "--" + name.replace("_", "-")
+
+
 def run_train(options: argparse.Namespace) -> dict[str, Any]:
+    print("Loading the libraries, the model and the problems ...", file=sys.stderr, flush=True)
     from sppo_lab.experiment import Experiment
 
     names = {setting.name for setting in dataclasses.fields(Config)}
@@ -105,6 +123,8 @@ def run_train(options: argparse.Namespace) -> dict[str, Any]:
 
         config = Recorder.open(options.out).config.replace(**chosen)
     else:
+        if options.resume:
+            print(f"{options.out} holds no run yet: starting one.", file=sys.stderr)
         config = Config.for_tier(options.tier, **chosen)
     if options.command == "demo" and not options.resume:
         options.overwrite = True
@@ -166,18 +186,27 @@ def run_show(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_verify(options: argparse.Namespace) -> dict[str, Any]:
-    from sppo_lab.tasks import reward_function
+    from sppo_lab.tasks import get_task_kind
     from sppo_lab.tasks.files import read_jsonl
 
-    judge = reward_function(options.task)
-    rows = [row.fields for row in read_jsonl(options.file, ("response", "answer"))]
-    rewards = judge([row["response"] for row in rows], [row["answer"] for row in rows])
+    kind = get_task_kind(options.task)
+    rows, rewards, judged = [], [], []
+    for row in tqdm(read_jsonl(options.file, ("response", "answer")), desc="judging", leave=False, delay=1):
+        response, answer = row.fields["response"], row.fields["answer"]
+        try:
+            rewards += kind.rewards([response], [answer])
+        except LabError as error:
+            raise LabError(f"{row.where}: {error}") from error
+        judged.append(kind.final(response))
+        rows.append(row.fields)
     mean = sum(rewards) / len(rewards)
     if not options.json:
-        for number, (row, reward) in enumerate(zip(rows, rewards, strict=True), start=1):
-            print(f"{number:>5}  {reward:.0f}  answer {row['answer']!r:.40}")
-        print(f" mean  {mean:.3f}")
-    return {"rewards": rewards, "mean": mean}
+        print(f"Judged is {kind.rule}.\n\n  row  reward  {'answer':<16}{'judged':<24}response, its end")
+        for number, (row, final, reward) in enumerate(zip(rows, judged, rewards, strict=True), start=1):
+            cells = f"{_cell(row['answer'], 15):<16}{_cell(final, 23) or '(nothing)':<24}{_cell(row['response'], 40)}"
+            print(f"{number:>5}  {reward:>6.0f}  {cells}".rstrip())
+        print(f" mean  {mean:>6.3f}")
+    return {"rewards": rewards, "mean": mean, "judged": judged}
 
 
 def resume_hint(options: argparse.Namespace) -> str:
@@ -185,6 +214,12 @@ def resume_hint(options: argparse.Namespace) -> str:
     if options.command not in ("train", "demo") or not (Path(options.out) / "config.json").exists():
         return ""
     return f" Everything is saved; go on with: python -m sppo_lab {options.command} --out {options.out} --resume"
+
+
+def _cell(text: str, width: int) -> str:
+    """Text on one line, its end kept where it is too long."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else "…" + text[1 - width :]
 
 
 def _shown(value: Any) -> str:

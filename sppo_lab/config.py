@@ -21,7 +21,7 @@ class Config:
     """
 
     # what is trained, and on what
-    algorithm: str = _setting("sppo", "row of the algorithm table, such as sppo or reinforce")
+    algorithm: str = _setting("sppo", "row of the algorithm table: sppo, sppo-small-critic or reinforce")
     task: str = _setting("chain-sum", "problems and their verifier: chain-sum, gsm8k or math")
     data: str | None = _setting(None, "file with the problems, in the task's published format; default: its own")
     test_data: str | None = _setting(
@@ -155,7 +155,7 @@ def describe_limits(setting: dataclasses.Field) -> str:
     limits = setting.metadata
     if "choices" in limits:
         return "one of " + ", ".join(limits["choices"])
-    if str in _types(setting):
+    if is_text(setting):
         return "a non-empty text"
     parts = [
         f"{word} {limits[key]}"
@@ -164,6 +164,11 @@ def describe_limits(setting: dataclasses.Field) -> str:
     ]
     kind = "a whole number" if int in _types(setting) else "a finite number"
     return f"{kind} {', '.join(parts)}".rstrip()
+
+
+def is_text(setting: dataclasses.Field) -> bool:
+    """Whether the field takes any text: a name or a path."""
+    return str in _types(setting) and "choices" not in setting.metadata
 
 
 def field_type(setting: dataclasses.Field) -> type:

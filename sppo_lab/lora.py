@@ -25,13 +25,14 @@ def add_lora(model: torch.nn.Module, rank: int, alpha: float, seed: int) -> Peft
 def folded_adapter(model: PeftModel) -> Iterator[None]:
     """Add the adapter into the base weights for a while, so that sampling pays for one matrix product, not three.
 
-    Only in float32: coarser weights would round the adapter away.  The base weights come back as exact copies,
-    because subtracting what was added would leave rounding behind.
+    Only in float32: coarser weights would round the adapter away.  Nothing is folded while the adapter is switched
+    off.  The base weights come back as exact copies: subtracting what was added would leave rounding behind.
     """
-    if model.dtype != torch.float32:
+    adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if model.dtype != torch.float32 or any(module.disable_adapters for module in adapted):
         yield
         return
-    layers = [module.get_base_layer() for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers = [module.get_base_layer() for module in adapted]
     saved = [layer.weight.detach().clone() for layer in layers]
     model.merge_adapter()
     try:

@@ -1,5 +1,7 @@
 """Loading: a causal LM with a LoRA adapter as the policy, a transformer with a scalar head as the critic."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from sppo_lab.algorithms import get_algorithm
 from sppo_lab.assets import embedded_models
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
+from sppo_lab.hub import hub_access
 from sppo_lab.lora import add_lora
 from sppo_lab.value import PromptCritic
 
@@ -133,15 +136,34 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def _from_pretrained(kind: type, path: str, name: str, device=None, dtype=None):
     """``kind.from_pretrained(path)``, where every way that can fail becomes one message with the remedy."""
     settings = {} if dtype is None else {"dtype": dtype}
-    transformers_logging.disable_progress_bar()
-    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        raise LabError(f"{path} is not a model in the hub's format: it holds no config.json.")
+    choices = f"A model is one of {', '.join(embedded_models())}, a directory in the hub's format, or a name on the hub"
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            raise LabError(f"{path} is not a model in the hub's format: it holds no config.json.")
+        access = contextlib.nullcontext()
+    elif path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path:
+        raise LabError(f"cannot load model {name!r}: there is no such directory. {choices}.")
+    else:
+        access = hub_access(path, "model")
     try:
-        loaded = kind.from_pretrained(path, **settings)
+        with access, _quiet():
+            loaded = kind.from_pretrained(path, **settings)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LabError(
-            f"cannot load model {name!r}: {reason} A model is one of {', '.join(embedded_models())}, a directory in "
-            "the hub's format, or a name on the hub (which needs a network, and a login where the model is gated)."
+            f"cannot load model {name!r}: {reason} {choices} (which needs a network, and a login where the model is "
+            "gated)."
         ) from error
     return loaded if device is None else loaded.to(device)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' report of what it loaded off the screen: a critic's backbone has no use for an LM head."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from sppo_lab.algorithms import ALGORITHMS
 from sppo_lab.cli import main
 
 SMALL = ["--steps=2", "--prompts-per-step=4", "--max-new-tokens=16", "--eval-prompts=4", "--eval-samples=2"]
@@ -67,12 +68,25 @@ def test_show_draws_the_figure(run, tmp_path, capsys):
 
 def test_verify_prints_a_reward_per_row_and_the_mean(tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
-    pairs = [("12-3=9#9", "9"), ("#8", "9"), ("no answer", "9"), ("#9#8", "8")]
+    pairs = [("12-3=9#9", "9"), ("#8", "9"), ("no\nanswer", "9"), ("#9#8", "8")]
     rows.write_text("".join(json.dumps({"response": r, "answer": a}) + "\n" for r, a in pairs))
     assert main(["verify", "--task=chain-sum", f"--file={rows}", "--json"]) == 0
-    assert last_json(capsys) == {"rewards": [1.0, 0.0, 0.0, 1.0], "mean": 0.5}
+    assert last_json(capsys) == {"rewards": [1.0, 0.0, 0.0, 1.0], "mean": 0.5, "judged": ["9", "8", "", "8"]}
     assert main(["verify", "--task=chain-sum", f"--file={rows}"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["mean", "0.500"]
+    rule, _, head, *lines, mean = capsys.readouterr().out.splitlines()
+    assert rule == "Judged is what follows the last # of a response."
+    assert head.split()[:4] == ["row", "reward", "answer", "judged"]
+    assert lines[0].split() == ["1", "1", "9", "9", "12-3=9#9"]
+    assert lines[2].split() == ["3", "0", "9", "(nothing)", "no", "answer"]
+    assert mean.split() == ["mean", "0.500"]
+
+
+def test_verify_names_the_row_whose_answer_cannot_be_judged(tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"response": "#9", "answer": "9"}\n{"response": "#9", "answer": "nine"}\n')
+    assert "rows.jsonl, line 2: the answer 'nine' is not an integer" in error_of(
+        capsys, "verify", "--task=chain-sum", f"--file={rows}"
+    )
 
 
 def test_verify_judges_mathematics(tmp_path, capsys):
@@ -108,7 +122,7 @@ def test_training_on_gsm8k_with_a_random_model_runs_to_its_end_and_says_that_not
     [
         (["--algorithm=ppox"], "unknown algorithm 'ppox': choose one of sppo"),
         (["--task=sums"], "unknown task 'sums': choose one of chain-sum, gsm8k, math"),
-        (["--model=./nowhere"], "cannot load model './nowhere'"),
+        (["--model=./nowhere"], "cannot load model './nowhere': there is no such directory"),
         (["--critic-model=./nowhere"], "cannot load model './nowhere'"),
         (["--lr=7"], "lr = 7.0 is not allowed: expected a finite number above 0, at most 1"),
         (["--data=missing.jsonl"], "there is no such file"),
@@ -148,6 +162,12 @@ def test_existing_runs_and_foreign_directories(run, tmp_path, capsys):
     assert "no checkpoint of step 77" in error_of(capsys, "evaluate", f"--run={run}", "--step=77")
 
 
+def test_resuming_where_there_is_no_run_says_so(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", f"--out={out}", "--resume", *SMALL]) == 0
+    assert f"{out} holds no run yet: starting one." in capsys.readouterr().err
+
+
 def test_resuming_a_finished_run_does_nothing_and_says_the_same(run, capsys):
     before = (run / "metrics.jsonl").read_text()
     assert main(["train", f"--out={run}", "--resume", "--json"]) == 0
@@ -185,6 +205,15 @@ def test_ctrl_c_saves_and_prints_how_to_resume(tmp_path):
     assert sorted((out / "checkpoints").iterdir())[-1].name == f"step-{steps:06d}"
 
 
+def test_a_mistyped_option_does_not_bring_the_whole_manual(capsys):
+    for arguments in (["train", "--out=x", "--steps=two"], ["train"], ["fly"], ["train", "--out=x", "--learning=1"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        printed = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2 and len(printed) == 2 and printed[0].startswith("error: ")
+        assert printed[1].endswith("--help")
+
+
 def test_help_names_every_command_and_setting(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -193,6 +222,8 @@ def test_help_names_every_command_and_setting(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     printed = " ".join(capsys.readouterr().out.split())
+    assert all(name in printed for name in ALGORITHMS)
+    assert "--tier gpu, for a real model, sets: --task gsm8k" in printed
     assert "--lora-rank" in printed and "a finite number above 0, at most 1; default" in printed
 
 

@@ -79,7 +79,10 @@ def test_sampling_folds_a_trained_adapter_in_and_gives_the_base_weights_back(ran
     torch.testing.assert_close(scored, got.old_logprobs, atol=5e-5, rtol=0)
     with other.model.disable_adapter():
         unadapted, _ = response_logprobs(other.model, got, temperature=1.0)
+        switched_off = sample(other, PROMPTS, max_new_tokens=20, group_size=3, generator=seeded())
+        rescored, _ = response_logprobs(other.model, switched_off, temperature=1.0)
     assert (unadapted - scored).abs().max() > 0.1  # the adapter matters
+    torch.testing.assert_close(rescored, switched_off.old_logprobs, atol=5e-5, rtol=0)
     after = other.model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
 

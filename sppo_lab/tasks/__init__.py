@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sppo_lab.errors import LabError
-from sppo_lab.reward import math_rewards
+from sppo_lab.reward import final_answer, math_rewards
 from sppo_lab.tasks.base import Problem, RewardFunction, Task
-from sppo_lab.tasks.chain_sum import chain_sum_rewards, read_chain_sum
+from sppo_lab.tasks.chain_sum import after_mark, chain_sum_rewards, read_chain_sum
 from sppo_lab.tasks.maths import read_gsm8k, read_math
 
-__all__ = ["TASKS", "Problem", "RewardFunction", "Task", "load_task", "reward_function"]
+__all__ = ["TASKS", "Problem", "RewardFunction", "Task", "TaskKind", "get_task_kind", "load_task"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,15 @@ class TaskKind:
 
     read: Callable[..., list[Problem]]  # (path=None, split="train"): a file, or the task's own problems
     rewards: RewardFunction
+    final: Callable[[str], str]  # the part of a response that is judged
+    rule: str  # what that part is, in words
 
 
+MATH_RULE = r"the last \boxed{…} of a response, else what follows its last ####, else its last line"
 TASKS = {
-    "chain-sum": TaskKind(read_chain_sum, chain_sum_rewards),
-    "gsm8k": TaskKind(read_gsm8k, math_rewards),
-    "math": TaskKind(read_math, math_rewards),
+    "chain-sum": TaskKind(read_chain_sum, chain_sum_rewards, after_mark, "what follows the last # of a response"),
+    "gsm8k": TaskKind(read_gsm8k, math_rewards, final_answer, MATH_RULE),
+    "math": TaskKind(read_math, math_rewards, final_answer, MATH_RULE),
 }
 
 
@@ -33,7 +36,7 @@ def load_task(name: str, data: str | None = None, test_data: str | None = None) 
     With ``data`` alone its last fifth is held out as the test split.  Raises LabError for an unknown task and for
     a file that cannot be read, with the line at fault.
     """
-    kind = _kind(name)
+    kind = get_task_kind(name)
     train = kind.read(data, "train")
     if test_data is not None or data is None:
         return Task(name, train, kind.read(test_data, "test"), kind.rewards)
@@ -45,12 +48,8 @@ def load_task(name: str, data: str | None = None, test_data: str | None = None) 
     return Task(name, train[:-held_out], train[-held_out:], kind.rewards)
 
 
-def reward_function(name: str) -> RewardFunction:
-    """The verifier of the task of that name."""
-    return _kind(name).rewards
-
-
-def _kind(name: str) -> TaskKind:
+def get_task_kind(name: str) -> TaskKind:
+    """The task of that name, without its problems; an unknown one raises LabError."""
     if name not in TASKS:
         raise LabError(f"unknown task {name!r}: choose one of {', '.join(TASKS)}.")
     return TASKS[name]

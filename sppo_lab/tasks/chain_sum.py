@@ -5,6 +5,7 @@ A prompt is the bare chain, ``7+5-3=``.  A response either works it out, one bin
 """
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 
 from sppo_lab.assets import data_folder
@@ -46,15 +47,41 @@ def worked_solution(prompt: str, totals: list[int] | None = None) -> str:
     return STEP_MARK.join(steps) + f"{ANSWER_MARK}{totals[-1]}"
 
 
+def count_slips(prompt: str, response: str) -> tuple[int, int]:
+    """Wrong steps and all steps of a response; a guess has no steps, so (0, 0).
+
+    A step is right if it takes the chain's next term and counts correctly from the total before it, even if that
+    total is wrong.  So one slip is one wrong step, however many totals it spoils.
+    """
+    work = response.partition(ANSWER_MARK)[0]
+    first, *terms = split_terms(prompt)
+    total, slips = first, 0
+    steps = work.split(STEP_MARK) if work else []
+    for step, term in zip_longest(steps, terms[: len(steps)]):
+        head, _, result = step.rpartition("=")
+        known = _INTEGER.fullmatch(result) is not None
+        slips += term is None or head != f"{total}{term:+d}" or not known or int(result) != total + term
+        total = int(result) if known else total
+    return slips, len(steps)
+
+
+def after_mark(response: str) -> str:
+    """The text after the last ``#``; empty if there is none."""
+    _, mark, final = response.rpartition(ANSWER_MARK)
+    return final.strip() if mark else ""
+
+
 def chain_sum_reward(response: str, answer: str) -> float:
     """1.0 if the text after the last ``#`` is the answer as an integer, else 0.0.  Never raises."""
-    _, mark, final = response.rpartition(ANSWER_MARK)
-    final = final.strip()
-    return float(bool(mark) and _INTEGER.fullmatch(final) is not None and int(final) == int(answer))
+    final = after_mark(response)
+    return float(_INTEGER.fullmatch(final) is not None and int(final) == int(answer))
 
 
 def chain_sum_rewards(responses: list[str], answers: list[str]) -> list[float]:
-    """The reward of each response, in order."""
+    """The reward of each response, in order.  Raises LabError for an answer that is no integer."""
+    for answer in answers:
+        if not _INTEGER.fullmatch(answer.strip()):
+            raise LabError(f"the answer {answer!r:.40} is not an integer.")
     return [chain_sum_reward(response, answer) for response, answer in zip(responses, answers, strict=True)]
 
 

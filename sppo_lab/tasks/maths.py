@@ -7,6 +7,7 @@ are final answers only; ``sppo_lab.reward.math_rewards`` judges responses agains
 from pathlib import Path
 
 from sppo_lab.errors import LabError
+from sppo_lab.hub import hub_access
 from sppo_lab.reward import GOLD_MARK, last_boxed
 from sppo_lab.tasks.base import Problem
 from sppo_lab.tasks.files import Row, read_rows, require_filled, require_text
@@ -97,7 +98,8 @@ def _hub_rows(name: str, subset: str | None, split: str, required: tuple[str, ..
     try:
         from datasets import load_dataset
 
-        records = load_dataset(name, subset, split=split)
+        with hub_access(name, "dataset"):
+            records = load_dataset(name, subset, split=split)
     except Exception as error:  # no network, no such name, no room, no library: one remedy for all
         reason = (str(error).splitlines() or [""])[0]
         raise LabError(

@@ -4,7 +4,15 @@ import pytest
 
 from sppo_lab.errors import LabError
 from sppo_lab.tasks import load_task
-from sppo_lab.tasks.chain_sum import chain_sum_reward, read_chain_sum, running_totals, split_terms, worked_solution
+from sppo_lab.tasks.chain_sum import (
+    chain_sum_reward,
+    chain_sum_rewards,
+    count_slips,
+    read_chain_sum,
+    running_totals,
+    split_terms,
+    worked_solution,
+)
 
 
 def test_a_worked_solution_by_hand():
@@ -16,6 +24,30 @@ def test_a_worked_solution_by_hand():
 
 def test_a_slip_is_carried_through():
     assert worked_solution("7+5-3=", [7, 13, 10]) == "7+5=13;13-3=10#10"
+
+
+@pytest.mark.parametrize(
+    ("response", "counted"),
+    [
+        ("7+5=12;12-3=9#9", (0, 2)),
+        ("7+5=13;13-3=10#10", (1, 2)),  # a slip that is carried through counts once
+        ("7+5=13;13-3=9#9", (2, 2)),
+        ("7+5=12;12+3=15#15", (1, 2)),  # the wrong sign
+        ("7+5=12#12", (0, 1)),  # stopped early
+        ("7+5=12;12-3=9;9+1=10#10", (1, 3)),  # a step too many
+        ("7+5=;12-3=9#9", (2, 2)),
+        ("7+5=12;;#9", (2, 3)),
+        ("#9", (0, 0)),
+        ("", (0, 0)),
+    ],
+)
+def test_slips_are_counted(response, counted):
+    assert count_slips("7+5-3=", response) == counted
+
+
+def test_an_answer_that_is_no_integer_is_refused():
+    with pytest.raises(LabError, match="'nine' is not an integer"):
+        chain_sum_rewards(["#9", "#9"], ["9", "nine"])
 
 
 def test_worked_solutions_are_right_as_python_counts():

@@ -233,6 +233,11 @@ class FakeHub:
         return self.rows
 
 
+@pytest.fixture(autouse=True)
+def hub_answers(monkeypatch):
+    monkeypatch.setattr("sppo_lab.hub.is_reachable", lambda name, kind: True)
+
+
 def test_gsm8k_from_the_hub(monkeypatch):
     hub = FakeHub([GSM8K])
     monkeypatch.setitem(sys.modules, "datasets", hub)
