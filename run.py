@@ -203,10 +203,21 @@ def wait(process: subprocess.Popen) -> int:
 
 
 def latest_activity() -> str:
-    """pip's last line of progress, such as ``Downloading torch-…``."""
+    """pip's last line of progress, such as ``Downloading torch-…``; how many packages while it unpacks them."""
     tail = LOG.read_bytes()[-20000:].decode("ascii", errors="ignore")
     steps = re.findall(r"^\s*((?:Collecting|Downloading|Building|Preparing|Installing) .*)", tail, re.MULTILINE)
-    return steps[-1].strip() if steps else ""
+    line = steps[-1].strip() if steps else ""
+    _, unpacking, names = line.partition("Installing collected packages: ")
+    if not unpacking:
+        return line
+    wanted = {same_name(name) for name in names.split(", ")}
+    there = {same_name(path.name.split("-")[0]) for path in VENV.glob("**/site-packages/*.dist-info")}
+    return f"Unpacking: {len(wanted & there)} of {len(wanted)} packages"
+
+
+def same_name(package: str) -> str:
+    """A package's name in one spelling: ``typing_extensions`` and ``typing-extensions`` are the same."""
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def explain_failure(output: str) -> str:
@@ -243,7 +254,8 @@ def main(arguments: list) -> int:
     if not is_installed():
         install()
     if COMMANDS[command] is None:
-        print("Ready.  Next: python3 run.py lab")
+        activate = r".venv\Scripts\activate" if os.name == "nt" else "source .venv/bin/activate"
+        print(f"Ready.  Next: python3 run.py lab, or for the command line: {activate}")
         return 0
     return hand_over([str(PYTHON), "-m", *COMMANDS[command], *extra])
 

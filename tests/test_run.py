@@ -234,6 +234,17 @@ def test_each_failure_of_pip_has_a_remedy(run, said, remedy):
     assert "install.log" in explanation
 
 
+def test_unpacking_counts_the_packages_that_are_there(run):
+    packages = run.VENV / "lib" / "python3.11" / "site-packages"
+    for name in ("typing_extensions-4.1.dist-info", "torch-2.13.0.dist-info", "pip-25.dist-info"):
+        (packages / name).mkdir(parents=True)
+    run.LOG.write_text("Collecting torch\n  Downloading torch-2.13.0.whl (1 MB)\n")
+    assert run.latest_activity() == "Downloading torch-2.13.0.whl (1 MB)"
+    with run.LOG.open("a") as log:
+        log.write("Installing collected packages: typing-extensions, torch, ruamel.yaml\n")
+    assert run.latest_activity() == "Unpacking: 2 of 3 packages"
+
+
 def install_log(checkout, **options):
     assert installs(checkout, **options)
     return (checkout / ".venv" / "install.log").read_text()
