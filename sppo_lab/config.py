@@ -41,7 +41,7 @@ class Config:
     max_new_tokens: int = _setting(88, "longest response, in tokens; a longer one is cut and marked truncated", min=1)
 
     # policy update
-    lr: float = _setting(2e-4, "learning rate of the policy (AdamW)", above=0, max=1)
+    lr: float = _setting(4e-4, "learning rate of the policy (AdamW)", above=0, max=1)
     lora_rank: int = _setting(16, "rank of the LoRA adapter on every linear layer", min=1, max=1024)
     lora_alpha: float = _setting(32.0, "LoRA scale: the update is multiplied by lora_alpha / lora_rank", above=0)
     epsilon: float = _setting(
