@@ -19,7 +19,7 @@ from sppo_lab.errors import LabError
 from sppo_lab.models import Policy, trainable_parameters
 from sppo_lab.storage import PARTIAL, sync, write_text
 from sppo_lab.trainer import Trainer
-from sppo_lab.value import PromptCritic
+from sppo_lab.value import Critic
 
 
 def save_checkpoint(folder: Path, trainer: Trainer) -> None:
@@ -46,7 +46,7 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> None:
     trainer.load_state_dict(_read(folder / "trainer.pt", torch.load, weights_only=True))
 
 
-def load_weights(folder: Path, policy: Policy, critic: PromptCritic | None) -> None:
+def load_weights(folder: Path, policy: Policy, critic: Critic | None) -> None:
     """Only the adapter and the critic, for measuring."""
     device = str(policy.device)
     set_peft_model_state_dict(policy.model, _read(folder / "adapter", load_peft_weights, device=device))

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from sppo_lab import __version__
-from sppo_lab.config import TIERS, Config, describe_limits, field_type, is_text
+from sppo_lab.config import TIERS, Config, describe_limits, field_type, is_switch, is_text
 from sppo_lab.errors import LabError
 
 PATHS = ("data", "test_data")
@@ -96,13 +96,17 @@ def add_training_options(command: argparse.ArgumentParser) -> None:
     for setting in dataclasses.fields(Config):
         group = main_group if setting.name in MAIN_SETTINGS else more_group
         default = getattr(defaults, setting.name)
-        limits = "" if is_text(setting) else describe_limits(setting)
+        limits = "" if is_text(setting) or is_switch(setting) else describe_limits(setting)
         note = "; ".join(filter(None, [limits, "" if default is None else f"default {default}"]))
+        kind = (
+            {"action": argparse.BooleanOptionalAction}
+            if is_switch(setting)
+            else {"type": field_type(setting), "metavar": "FILE" if setting.name in PATHS else setting.name.upper()}
+        )
         group.add_argument(
             option(setting.name),
-            type=field_type(setting),
+            **kind,
             default=SUPPRESS,
-            metavar="FILE" if setting.name in PATHS else setting.name.upper(),
             help=(setting.metadata["help"] + (f" ({note})" if note else "")).replace("%", "%%"),
         )
 

@@ -12,6 +12,9 @@ def _setting(default: Any, help: str, **limits: Any) -> Any:
     return field(default=default, metadata={"help": help, **limits})
 
 
+OWN = "default: the algorithm's own"
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of one run.  The defaults are the tuned values of the ``tiny`` tier (see data/README.md).
@@ -21,7 +24,11 @@ class Config:
     """
 
     # what is trained, and on what
-    algorithm: str = _setting("sppo", "row of the algorithm table: sppo, sppo-small-critic or reinforce")
+    algorithm: str = _setting(
+        "sppo",
+        "row of the algorithm table: sppo, sppo-small-critic, ppo, ppo-bce, reinforce, remax, rloo, grpo, dr-grpo, "
+        "dapo, cppo, spo, poise or steppo",
+    )
     task: str = _setting("chain-sum", "problems and their verifier: chain-sum, gsm8k or math")
     data: str | None = _setting(None, "file with the problems, in the task's published format; default: its own")
     test_data: str | None = _setting(
@@ -36,9 +43,29 @@ class Config:
 
     # sampling
     prompts_per_step: int = _setting(64, "prompts sampled per step", min=1)
-    group_size: int | None = _setting(None, "responses per prompt; default: the algorithm's own", min=1)
+    group_size: int | None = _setting(None, f"responses per prompt; {OWN}", min=1)
+    filter_groups: bool | None = _setting(
+        None, "sample further prompts in place of those whose responses are all right or all wrong; " + OWN
+    )
+    max_gen_batches: int = _setting(10, "with filter_groups, batches sampled at most for one step", min=1)
+    overlong_buffer: float | None = _setting(
+        None, f"last share of max_new_tokens over which the reward falls by 1; 0 is off; {OWN}", min=0, max=1
+    )
     temperature: float = _setting(1.0, "sampling temperature; it divides the logits in the loss too", above=0, max=5)
     max_new_tokens: int = _setting(88, "longest response, in tokens; a longer one is cut and marked truncated", min=1)
+
+    # advantage
+    advantage_scale: str | None = _setting(
+        None,
+        f"scaling of the advantage: by its group's standard deviation, to mean 0 and variance 1, or none; {OWN}",
+        choices=("none", "group", "whiten"),
+    )
+    gamma: float = _setting(1.0, "discount per token in the advantage of ppo and steppo", min=0, max=1)
+    gae_lambda: float = _setting(1.0, "lambda of generalized advantage estimation in ppo and steppo", min=0, max=1)
+    prune: float | None = _setting(
+        None, f"share of each group left out of the update, those with the smallest |A|; {OWN}", min=0, max=0.99
+    )
+    tracker_decay: float = _setting(0.9, "how much of a prompt's past spo keeps at each visit", min=0, max=1)
 
     # policy update
     lr: float = _setting(4e-4, "learning rate of the policy (AdamW)", above=0, max=1)
@@ -50,6 +77,21 @@ class Config:
     epsilon_high: float | None = _setting(
         None, "upper clip range where it differs from epsilon (clip-higher)", above=0, max=10
     )
+    dual_clip: float | None = _setting(
+        None, "bound of the loss where A < 0, in units of |A|; verl calls it clip_ratio_c; default: none", above=1
+    )
+    importance_sampling_level: str = _setting(
+        "token", "ratio of each token, or one of the whole response (GSPO)", choices=("token", "sequence")
+    )
+    aggregation: str | None = _setting(
+        None,
+        f"how the losses of tokens are averaged; {OWN}",
+        choices=("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"),
+    )
+    kl_coef: float = _setting(0.0, "weight of the KL divergence to the policy without its adapter", min=0)
+    kl_estimator: str = _setting("k3", "estimator of that divergence", choices=("k1", "k2", "k3"))
+    entropy_coef: float = _setting(0.0, "weight of an entropy bonus", min=0)
+    mask_truncated: bool = _setting(False, "leave truncated responses out of the loss")
     epochs: int = _setting(1, "passes over the sampled batch per step", min=1, max=100)
     mini_batches: int = _setting(2, "optimizer updates per pass: the batch is split into this many parts", min=1)
     micro_batch_size: int | None = _setting(
@@ -62,6 +104,7 @@ class Config:
     critic_lora_rank: int = _setting(
         0, "rank of a LoRA adapter on the critic's backbone; 0 trains the whole backbone", min=0, max=1024
     )
+    value_clip: float = _setting(0.2, "ppo: V moves at most this far in one step, as the loss sees it", above=0)
     critic_warmup: int = _setting(0, "first steps in which only the critic learns", min=0)
 
     # measuring and saving
@@ -155,6 +198,8 @@ def describe_limits(setting: dataclasses.Field) -> str:
     limits = setting.metadata
     if "choices" in limits:
         return "one of " + ", ".join(limits["choices"])
+    if is_switch(setting):
+        return "true or false"
     if is_text(setting):
         return "a non-empty text"
     parts = [
@@ -169,6 +214,11 @@ def describe_limits(setting: dataclasses.Field) -> str:
 def is_text(setting: dataclasses.Field) -> bool:
     """Whether the field takes any text: a name or a path."""
     return str in _types(setting) and "choices" not in setting.metadata
+
+
+def is_switch(setting: dataclasses.Field) -> bool:
+    """Whether the field is true or false."""
+    return bool in _types(setting)
 
 
 def field_type(setting: dataclasses.Field) -> type:

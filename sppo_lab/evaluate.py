@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from sppo_lab.models import Policy
 from sppo_lab.rollout import encode_prompts, sample
 from sppo_lab.tasks import Problem, RewardFunction
-from sppo_lab.value import PromptCritic
+from sppo_lab.value import Critic
 
 Interval = tuple[float, float]
 
@@ -79,7 +79,7 @@ def evaluate(
     max_new_tokens: int,
     temperature: float = 1.0,
     seed: int = 0,
-    critic: PromptCritic | None = None,
+    critic: Critic | None = None,
     batch_size: int = 1024,
     progress: Callable[..., Any] = tqdm,
     label: str = "evaluating",
@@ -115,7 +115,7 @@ def evaluate(
             lengths += int(drawn.lengths.sum())
             truncated += int(drawn.truncated.sum())
             if critic is not None:
-                values += critic.values(*encode_prompts(policy, prompts, max_new_tokens)).tolist()
+                values += critic.prompt_values(*encode_prompts(policy, prompts, max_new_tokens)).tolist()
             bar.update(len(batch))
     count = len(problems) * samples
     return Evaluation(samples, solved, greedy, lengths / count, truncated / count, values or None)

@@ -3,7 +3,9 @@ that follow from a batch alone are computed."""
 
 from torch import Tensor, corrcoef, stack, zeros
 
+from sppo_lab.loss import sequence_mean_weights
 from sppo_lab.rollout import Rollouts
+from sppo_lab.selection import groups_with_signal
 
 METRICS = {
     "step": "training step, counted from 1",
@@ -11,6 +13,8 @@ METRICS = {
     "reward_std": "standard deviation of the rewards over the batch; sqrt(p(1-p)) for rewards of 0 and 1",
     "frac_prompts_rewarded": "share of prompts with at least one right response; at 0 nothing says what to do more of",
     "frac_reward_zero_std": "share of prompts whose responses all got the same reward; only with several per prompt",
+    "frac_responses_used": "share of the sampled responses that the update uses; only where some are left out",
+    "greedy_reward": "share of the prompts whose greedy response is right; only for remax",
     "completions/mean_length": "mean response length in tokens, the end-of-sequence token included",
     "completions/max_length": "longest response of the batch, in tokens",
     "completions/clipped_ratio": "share of responses cut at max_new_tokens before they ended",
@@ -24,7 +28,8 @@ METRICS = {
     "since R is 0 or 1",
     "value/grad_norm": "length of the critic's gradient before clipping, mean over its updates",
     "advantage/mean": "mean advantage; near 0 when the baseline matches the solve rate",
-    "advantage/variance": "variance of the advantage over responses, before any scaling",
+    "advantage/variance": "variance of the advantage before any scaling; every response counts the same, its tokens "
+    "share its weight",
     "advantage/second_moment": "mean of the squared advantage: E[p(1-p)] that no baseline removes, plus "
     "E[(p-V)^2], the critic's error",
     "policy/loss": "the clipped loss, mean over the updates: about minus the mean advantage over tokens, so it stays "
@@ -33,6 +38,8 @@ METRICS = {
     "loss, shows that there is something to learn from",
     "policy/approx_kl": "mean of r - 1 - log r over response tokens: how far the updates moved from the policy "
     "that sampled, in nats",
+    "kl": "mean estimate, over response tokens, of the KL divergence to the policy without its adapter, in nats; only "
+    "with kl_coef",
     "clip_ratio/region_mean": "share of response tokens that clipping leaves without gradient",
     "clip_ratio/low_mean": "the part of it at the lower bound: ratio below 1 - epsilon where A < 0",
     "clip_ratio/high_mean": "the part of it at the upper bound: ratio above 1 + epsilon where A > 0",
@@ -52,9 +59,11 @@ def markdown_table() -> str:
     return "\n".join(["| metric | what it says |", "|---|---|", *rows])
 
 
-def batch_metrics(rollouts: Rollouts, advantage: Tensor, group_size: int) -> dict[str, float]:
-    """What can be said of a batch before any update; ``advantage`` is (B,)."""
-    rewards, values, lengths = rollouts.rewards, rollouts.values, rollouts.lengths.float()
+def batch_metrics(rollouts: Rollouts, group_size: int) -> dict[str, float]:
+    """What can be said of the sampled responses before any update."""
+    rewards, lengths, values = rollouts.rewards, rollouts.lengths.float(), rollouts.prompt_values
+    advantages, share = rollouts.raw_advantages, sequence_mean_weights(rollouts.response_mask)
+    mean = (advantages * share).sum()
     metrics = {
         "reward": rewards.mean(),
         "reward_std": rewards.std(correction=0),
@@ -62,12 +71,14 @@ def batch_metrics(rollouts: Rollouts, advantage: Tensor, group_size: int) -> dic
         "completions/mean_length": lengths.mean(),
         "completions/max_length": lengths.max(),
         "completions/clipped_ratio": rollouts.truncated.float().mean(),
-        "advantage/mean": advantage.mean(),
-        "advantage/variance": advantage.var(correction=0),
-        "advantage/second_moment": advantage.square().mean(),
+        "advantage/mean": mean,
+        "advantage/variance": ((advantages - mean).square() * share).sum(),
+        "advantage/second_moment": (advantages.square() * share).sum(),
     }
     if group_size > 1:
-        metrics["frac_reward_zero_std"] = (rewards.view(-1, group_size).std(1, correction=0) == 0).float().mean()
+        metrics["frac_reward_zero_std"] = 1 - groups_with_signal(rewards, group_size).float().mean()
+    if rollouts.greedy_rewards is not None:
+        metrics["greedy_reward"] = rollouts.greedy_rewards.mean()
     if values is not None:
         metrics |= {
             "value/mean": values.mean(),

@@ -16,7 +16,7 @@ from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.hub import hub_access
 from sppo_lab.lora import add_lora
-from sppo_lab.value import PromptCritic
+from sppo_lab.value import Critic, PromptCritic, TokenCritic
 
 SMALL_SIBLING = {"tiny": "tiny-small"}  # the backbone of sppo-small-critic, where the lab ships one
 
@@ -55,8 +55,8 @@ def load_policy(config: Config) -> Policy:
     )
 
 
-def load_critic(config: Config, policy: Policy) -> PromptCritic:
-    """The prompt critic: a backbone of its own with a scalar head, in float32.
+def load_critic(config: Config, policy: Policy) -> Critic:
+    """The critic of the algorithm, of prompts or of tokens: a backbone of its own with a scalar head, in float32.
 
     Raises LabError if the backbone reads other token ids than the policy writes.
     """
@@ -73,7 +73,12 @@ def load_critic(config: Config, policy: Policy) -> PromptCritic:
     hidden_size = backbone.config.get_text_config().hidden_size
     if config.critic_lora_rank > 0:
         backbone = add_lora(backbone, config.critic_lora_rank, 2.0 * config.critic_lora_rank, config.seed)
-    return PromptCritic(backbone, hidden_size).to(policy.device).eval()
+    kind = get_algorithm(config.algorithm).baseline
+    if kind == "prompt":
+        critic: Critic = PromptCritic(backbone, hidden_size)
+    else:
+        critic = TokenCritic(backbone, hidden_size, kind == "token-bce", config.value_clip)
+    return critic.to(policy.device).eval()
 
 
 def critic_model_name(config: Config) -> str:

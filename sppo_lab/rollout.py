@@ -4,10 +4,11 @@ Shapes: B responses, P prompt positions (padded on the left), T response positio
 """
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sppo_lab.errors import LabError, NonFiniteError
 from sppo_lab.lora import folded_adapter
@@ -31,10 +32,17 @@ class Rollouts:
     old_logprobs: Tensor  # (B, T) log-probability of each token when it was sampled; 0 where masked
     truncated: Tensor  # (B,) True where the response was cut at max_new_tokens, so without an end token
     group: Tensor  # (B,) which prompt of the batch the response answers
+    prompts: list[str]  # B prompts, as the task states them
     texts: list[str]  # B decoded responses, special tokens left out
     rewards: Tensor | None = None  # (B,) R, set by the verifier
-    values: Tensor | None = None  # (B,) V(s_p), set by the critic before its update
-    advantages: Tensor | None = None  # (B, T) A on response tokens, 0 where masked
+    scores: Tensor | None = None  # (B,) what the advantage is made of: R, less a penalty for length if one is set
+    greedy_rewards: Tensor | None = None  # (B,) R of the greedy response to the same prompt
+    values: Tensor | None = None  # (B,) V(s_p), or (B, T) V(s_t) before each token, from before the critic's update
+    features: Tensor | None = None  # (B, F) the policy's own hidden states, for a baseline that reads them
+    action_starts: Tensor | None = None  # (B, T) 1 where an action begins: each token, or each reasoning step
+    raw_advantages: Tensor | None = None  # (B, T) A before any scaling, 0 where masked
+    advantages: Tensor | None = None  # (B, T) A as the loss takes it, 0 where masked
+    reference_logprobs: Tensor | None = None  # (B, T) log-probability of each token without the adapter
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -43,6 +51,16 @@ class Rollouts:
     def lengths(self) -> Tensor:
         """(B,) response tokens, the end-of-sequence token included."""
         return self.response_mask.sum(1)
+
+    @property
+    def prompt_values(self) -> Tensor | None:
+        """(B,) V(s_p), whichever critic there is."""
+        return self.values if self.values is None or self.values.dim() == 1 else self.values[:, 0]
+
+    @property
+    def returns(self) -> Tensor:
+        """(B, T) what a critic of tokens is fitted to: ``A + V``."""
+        return self.raw_advantages + self.values
 
     def select(self, rows: Tensor) -> "Rollouts":
         """The given rows, with padding that none of them needs cut off."""
@@ -56,12 +74,49 @@ class Rollouts:
         chosen = Rollouts(**picked)
         start = chosen.prompt_ids.shape[1] - int(chosen.prompt_mask.sum(1).max())
         end = int(chosen.lengths.max())
-        for name in ("prompt_ids", "prompt_mask"):
-            setattr(chosen, name, getattr(chosen, name)[:, start:])
-        for name in ("response_ids", "response_mask", "old_logprobs", "advantages"):
-            if getattr(chosen, name) is not None:
-                setattr(chosen, name, getattr(chosen, name)[:, :end])
+        for name, value in vars(chosen).items():
+            if name in PROMPT_SHAPED:
+                setattr(chosen, name, value[:, start:])
+            elif name in RESPONSE_SHAPED and value is not None and value.dim() == 2:
+                setattr(chosen, name, value[:, :end])
         return chosen
+
+    @classmethod
+    def join(cls, parts: list["Rollouts"]) -> "Rollouts":
+        """Several batches as one, padded to the widest; the groups are numbered on."""
+        if len(parts) == 1:
+            return parts[0]
+        joined: dict[str, Any] = {}
+        for item in fields(cls):
+            values = [getattr(part, item.name) for part in parts]
+            if isinstance(values[0], list):
+                joined[item.name] = [text for texts in values for text in texts]
+            elif isinstance(values[0], Tensor):
+                width = max(value.shape[-1] for value in values)
+                left = item.name in PROMPT_SHAPED
+                widened = [
+                    pad(value, (width - value.shape[-1], 0) if left else (0, width - value.shape[-1]))
+                    if value.dim() == 2
+                    else value
+                    for value in values
+                ]
+                joined[item.name] = torch.cat(widened)
+        counts = [int(part.group.max()) + 1 for part in parts]
+        joined["group"] = torch.cat([part.group + sum(counts[:i]) for i, part in enumerate(parts)])
+        return cls(**joined)
+
+
+PROMPT_SHAPED = ("prompt_ids", "prompt_mask")
+RESPONSE_SHAPED = (
+    "response_ids",
+    "response_mask",
+    "old_logprobs",
+    "values",
+    "action_starts",
+    "raw_advantages",
+    "advantages",
+    "reference_logprobs",
+)
 
 
 def position_ids(mask: Tensor) -> Tensor:
@@ -167,6 +222,7 @@ def sample(
         old_logprobs=logprobs[:, :width],
         truncated=truncated,
         group=torch.arange(len(prompts), device=policy.device).repeat_interleave(group_size),
+        prompts=[prompt for prompt in prompts for _ in range(group_size)],
         texts=decode(policy, response_ids, lengths),
     )
 
@@ -177,12 +233,23 @@ def decode(policy: "Policy", response_ids: Tensor, lengths: Tensor) -> list[str]
     return policy.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
-def response_logprobs(model: torch.nn.Module, rollouts: Rollouts, temperature: float) -> tuple[Tensor, Tensor]:
+def step_starts(rollouts: Rollouts, tokenizer: Any, mark: str) -> Tensor:
+    """(B, T) 1 on the first token of each reasoning step: the first of all, and those that follow a ``mark``."""
+    used = rollouts.response_ids.unique().tolist()
+    ends = torch.tensor([i for i in used if mark in tokenizer.decode([i])], device=rollouts.response_ids.device)
+    after_mark = torch.isin(rollouts.response_ids, ends).long().roll(1, dims=1)
+    after_mark[:, 0] = 1
+    return after_mark * rollouts.response_mask
+
+
+def response_logprobs(
+    model: torch.nn.Module, rollouts: Rollouts, temperature: float, *, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each response token, and entropy of the distribution it came from, each (B, T).
 
     One forward pass over prompt and response; the logits at position t - 1 score the token at t, divided by
     the sampling temperature as they were when it was sampled.  Both are 0 where masked; the entropy carries
-    no gradient.
+    a gradient only if asked to.
     """
     ids = torch.cat([rollouts.prompt_ids, rollouts.response_ids], dim=1)
     mask = torch.cat([rollouts.prompt_mask, rollouts.response_mask], dim=1)
@@ -192,6 +259,6 @@ def response_logprobs(model: torch.nn.Module, rollouts: Rollouts, temperature: f
     ).logits[:, :-1]
     scores = torch.log_softmax(logits.float() / temperature, dim=-1)
     logprobs = scores.gather(2, rollouts.response_ids[..., None]).squeeze(2)
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(scores.exp() * scores).sum(-1)
     return logprobs * rollouts.response_mask, entropy * rollouts.response_mask

@@ -1,12 +1,12 @@
-"""The one loop.  What SPPO deletes from PPO is not here: no value per token, no GAE, no lambda, no gamma, no
-reward shaping along the response, no reference model, no second sample of the same prompt.
+"""The one loop: sample, judge, compare with a baseline, update.
+
+What SPPO deletes from PPO is what its row of the algorithm table does not ask for: no value per token, no GAE, no
+lambda, no gamma, no reward along the response, no reference model, no second sample of the same prompt.
 
 The trainer knows nothing of files, plots or widgets: ``for record in Trainer(config): ...``
 """
 
-import math
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,22 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sppo_lab.advantage import broadcast_to_tokens
-from sppo_lab.algorithms import Algorithm, get_algorithm
+from sppo_lab.advantage import overlong_penalty
+from sppo_lab.algorithms import get_algorithm, scaled_advantages
+from sppo_lab.baseline import Baseline, BetaTracker, CriticBaseline, HiddenProbe, hidden_features
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
-from sppo_lab.loss import (
-    TOKEN_WEIGHTS,
-    bce_value_loss,
-    clipped_high,
-    clipped_low,
-    clipped_surrogate,
-    probability_ratio,
-)
 from sppo_lab.metrics import batch_metrics
-from sppo_lab.models import load_critic, load_policy, trainable_parameters
-from sppo_lab.rollout import Rollouts, encode_prompts, response_logprobs, sample
+from sppo_lab.models import load_critic, load_policy
+from sppo_lab.optimize import Learner, micro_batches
+from sppo_lab.rollout import Rollouts, encode_prompts, response_logprobs, sample, step_starts
+from sppo_lab.selection import groups_with_signal, kept_rows
 from sppo_lab.tasks import Problem, Task, load_task
+from sppo_lab.update import update_policy
+from sppo_lab.value import Critic
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class StepRecord:
     step: int
     metrics: dict[str, float]  # the names and meanings are in metrics.METRICS
     problems: list[Problem]  # B, one per response
-    rollouts: Rollouts
+    rollouts: Rollouts  # every response sampled, those that the update left out too
 
 
 class Trainer:
@@ -49,57 +46,67 @@ class Trainer:
     """
 
     def __init__(self, config: Config, task: Task | None = None):
-        self.config = config
         self.algorithm = get_algorithm(config.algorithm)
-        self.group_size = config.group_size or self.algorithm.group_size
-        _check_sizes(config, self.algorithm, self.group_size)
+        self.config = config = self.algorithm.fill(config)
+        self.check_sizes()
         self.task = task or load_task(config.task, config.data, config.test_data)
         self.policy = load_policy(config)
         # Every prompt, now: one that is empty or too long must not stop the run hours later.
         encode_prompts(self.policy, [p.prompt for p in self.task.train + self.task.test], config.max_new_tokens)
-        self.policy_parameters = list(trainable_parameters(self.policy.model).values())
-        self.optimizer = torch.optim.AdamW(self.policy_parameters, lr=config.lr, weight_decay=0.0)
-        self.critic = self.critic_optimizer = None
-        if self.algorithm.critic == "prompt":
-            self.critic = load_critic(config, self.policy)
-            self.critic_parameters = list(trainable_parameters(self.critic).values())
-            self.critic_optimizer = torch.optim.AdamW(self.critic_parameters, lr=config.critic_lr, weight_decay=0.0)
+        self.learner = Learner(self.policy.model, config.lr, config.max_grad_norm, "the policy")
         self.generator = torch.Generator(self.policy.device).manual_seed(config.seed)
+        self.critic: Critic | None = None
+        self.baseline = self.make_baseline()
         self.rollouts: Rollouts | None = None  # the latest batch, for whoever must explain a failure
-        self.step = self.num_rollouts = self.num_tokens = 0
+        self.step = self.num_prompts = self.num_rollouts = self.num_tokens = 0
+
+    def make_baseline(self) -> Baseline | None:
+        """What the algorithm compares rewards with, where that is learnt."""
+        kind = self.algorithm.baseline
+        if kind == "none":
+            return None
+        if kind == "tracker":
+            return BetaTracker(self.config.tracker_decay)
+        if kind == "probe":
+            return HiddenProbe(self.config.group_size)
+        self.critic = load_critic(self.config, self.policy)
+        return CriticBaseline(self.critic, self.config, self.generator)
 
     def __iter__(self) -> Iterator[StepRecord]:
         while self.step < self.config.steps:
             yield self.train_step()
 
     def train_step(self) -> StepRecord:
-        """Sample, judge, value, update the critic, update the policy."""
+        """One step; a number that is not finite raises NonFiniteError with the step and what to do."""
+        try:
+            return self.run_step()
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"step {self.step + 1}: {error} Usually a learning rate is too high (lr = {self.config.lr:g}, "
+                f"critic_lr = {self.config.critic_lr:g}): start again with a lower one."
+            ) from error
+
+    def run_step(self) -> StepRecord:
+        """Sample and judge, value, update the baseline, update the policy."""
         started = time.perf_counter()
-        problems = self.next_problems()
-        rollouts = self.rollouts = self.sample(problems)
+        problems, rollouts = self.collect()
+        self.rollouts = rollouts
         sampled = time.perf_counter()
 
-        problems = [problems[i] for i in rollouts.group.tolist()]
-        rewards = self.task.rewards(rollouts.texts, [problem.answer for problem in problems])
-        rollouts.rewards = torch.tensor(rewards, dtype=torch.float32, device=self.policy.device)
-        if self.critic is not None:
-            rollouts.values = self.critic.values(rollouts.prompt_ids, rollouts.prompt_mask)
-        advantage = self.algorithm.advantage(rollouts)
-        rollouts.advantages = broadcast_to_tokens(advantage, rollouts.response_mask)
-        if self.policy.model.dtype != torch.float32:
-            rollouts.old_logprobs = self.rescore(rollouts)
-
+        self.form_advantages(rollouts)
+        batch = self.select(rollouts)
         judged = time.perf_counter()
-        metrics = batch_metrics(rollouts, advantage, self.group_size)
-        if self.critic is not None:
-            metrics |= self.update_critic(rollouts)
+
+        metrics = batch_metrics(rollouts, self.config.group_size)
+        if len(batch) < len(rollouts):
+            metrics["frac_responses_used"] = len(batch) / len(rollouts)
+        if self.baseline is not None:
+            metrics |= self.baseline.update(batch)
         if self.step >= self.config.critic_warmup:
-            metrics |= self.update_policy(rollouts)
+            metrics |= update_policy(self.policy, self.learner, batch, self.config, self.generator)
         ended = time.perf_counter()
 
         self.step += 1
-        self.num_rollouts += len(rollouts)
-        self.num_tokens += int(rollouts.lengths.sum())
         metrics |= {
             "num_rollouts": self.num_rollouts,
             "num_tokens": self.num_tokens,
@@ -109,159 +116,137 @@ class Trainer:
         }
         return StepRecord(self.step, {"step": self.step} | metrics, problems, rollouts)
 
+    def collect(self) -> tuple[list[Problem], Rollouts]:
+        """Sample a batch and judge it; further batches where the algorithm replaces groups without signal.
+
+        Returns a problem per response, and the responses.
+        """
+        wanted, size = self.config.prompts_per_step, self.config.group_size
+        problems, parts, found = [], [], 0
+        for _ in range(self.config.max_gen_batches if self.config.filter_groups else 1):
+            chosen = self.next_problems()
+            part = self.sample(chosen, group_size=size)
+            chosen_per_response = [problem for problem in chosen for _ in range(size)]
+            part.rewards = self.judge(part, chosen_per_response)
+            if self.algorithm.greedy_baseline:
+                greedy = self.judge(self.sample(chosen, greedy=True), chosen)
+                part.greedy_rewards = greedy.repeat_interleave(size)
+            problems += chosen_per_response
+            parts.append(part)
+            found += int(groups_with_signal(part.rewards, size).sum())
+            if found >= wanted:
+                break
+        return problems, Rollouts.join(parts)
+
     def next_problems(self) -> list[Problem]:
-        """The prompts of this step: every pass over the training set in a new order, fixed by the seed alone.
+        """The next prompts: every pass over the training set in a new order, fixed by the seed alone.
 
         So two algorithms with the same seed see the same prompts in the same order.
         """
         total, size = len(self.task.train), self.config.prompts_per_step
         picked, orders = [], {}
-        for index in range(self.step * size, (self.step + 1) * size):
+        for index in range(self.num_prompts, self.num_prompts + size):
             epoch, place = divmod(index, total)
             if epoch not in orders:
                 shuffle = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
                 orders[epoch] = torch.randperm(total, generator=shuffle).tolist()
             picked.append(self.task.train[orders[epoch][place]])
+        self.num_prompts += size
         return picked
 
-    def sample(self, problems: list[Problem]) -> Rollouts:
-        """``group_size`` responses to each problem."""
-        try:
-            return sample(
-                self.policy,
-                [problem.prompt for problem in problems],
-                max_new_tokens=self.config.max_new_tokens,
-                temperature=self.config.temperature,
-                group_size=self.group_size,
-                generator=self.generator,
-            )
-        except NonFiniteError as error:
-            raise NonFiniteError(f"step {self.step + 1}: {error} {self.advice()}") from error
-
-    def update_critic(self, rollouts: Rollouts) -> dict[str, float]:
-        """One pass over the batch: V(s_p) towards R by binary cross-entropy."""
-        losses, norms = 0.0, []
-        for batch in self.mini_batches(rollouts):
-            for part, _ in self.micro_batches(batch):
-                logits = self.critic(part.prompt_ids, part.prompt_mask)
-                loss = bce_value_loss(logits, part.rewards).sum()
-                self.require_finite(loss, "the critic's loss")
-                (loss / len(batch)).backward()
-                losses += loss.item()
-            norms.append(self.optimizer_step(self.critic_optimizer, self.critic_parameters, "the critic's gradient"))
-        return {"value/loss": losses / len(rollouts), "value/grad_norm": sum(norms) / len(norms)}
-
-    def update_policy(self, rollouts: Rollouts) -> dict[str, float]:
-        """``epochs`` passes over the batch, one optimizer step per mini-batch, on the clipped loss."""
-        config = self.config
-        epsilon_high = config.epsilon if config.epsilon_high is None else config.epsilon_high
-        sums: dict[str, float] = defaultdict(float)
-        updates = 0
-        for _ in range(config.epochs):
-            for batch in self.mini_batches(rollouts):
-                weights = TOKEN_WEIGHTS[self.algorithm.aggregation](batch.response_mask)
-                for part, rows in self.micro_batches(batch):
-                    mask = part.response_mask
-                    share = weights[rows, : mask.shape[1]]
-                    logprobs, entropy = response_logprobs(self.policy.model, part, config.temperature)
-                    losses = clipped_surrogate(
-                        logprobs, part.old_logprobs, part.advantages, config.epsilon, epsilon_high
-                    )
-                    loss = (losses * share).sum()
-                    self.require_finite(loss, "the policy's loss")
-                    loss.backward()
-
-                    ratio = probability_ratio(logprobs.detach(), part.old_logprobs)
-                    low = clipped_low(ratio, part.advantages, config.epsilon) * mask
-                    high = clipped_high(ratio, part.advantages, epsilon_high) * mask
-                    per_token = mask / batch.response_mask.sum()
-                    sums["policy/loss"] += loss.item()
-                    sums["entropy"] += (entropy * per_token).sum().item()
-                    sums["policy/approx_kl"] += ((ratio - 1 - ratio.log()) * per_token).sum().item()
-                    sums["clip_ratio/low_mean"] += (low * per_token).sum().item()
-                    sums["clip_ratio/high_mean"] += (high * per_token).sum().item()
-                sums["policy/grad_norm"] += self.optimizer_step(
-                    self.optimizer, self.policy_parameters, "the policy's gradient"
-                )
-                updates += 1
-        means = {name: total / updates for name, total in sums.items()}
-        return means | {"clip_ratio/region_mean": means["clip_ratio/low_mean"] + means["clip_ratio/high_mean"]}
-
-    def rescore(self, rollouts: Rollouts) -> Tensor:
-        """Old log-probabilities (B, T) from a pass like the loss's own.
-
-        In float32 those of the sampling pass are the same; in half precision decoding one token at a time
-        rounds differently from scoring all at once, and the ratio would not start at 1.
-        """
-        fresh = torch.zeros_like(rollouts.old_logprobs)
-        with torch.no_grad():
-            for part, rows in self.micro_batches(rollouts):
-                logprobs, _ = response_logprobs(self.policy.model, part, self.config.temperature)
-                fresh[rows, : logprobs.shape[1]] = logprobs
-        return fresh
-
-    def mini_batches(self, rollouts: Rollouts) -> Iterator[Rollouts]:
-        """The batch in random order, in ``mini_batches`` parts."""
-        order = torch.randperm(len(rollouts), generator=self.generator, device=self.policy.device)
-        for rows in order.chunk(self.config.mini_batches):
-            yield rollouts.select(rows)
-
-    def micro_batches(self, batch: Rollouts) -> Iterator[tuple[Rollouts, Tensor]]:
-        """The batch in parts small enough for memory, each with the rows it came from."""
-        rows = torch.arange(len(batch), device=self.policy.device)
-        for part in rows.split(self.config.micro_batch_size or len(batch)):
-            yield batch.select(part), part
-
-    def optimizer_step(self, optimizer: torch.optim.Optimizer, parameters: list[Tensor], what: str) -> float:
-        """Clip the gradient, step, clear; returns the gradient's length before clipping."""
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
-        self.require_finite(norm, what)
-        optimizer.step()
-        optimizer.zero_grad()
-        return norm.item()
-
-    def require_finite(self, number: Tensor, what: str) -> None:
-        if not math.isfinite(number.item()):
-            raise NonFiniteError(f"step {self.step + 1}: {what} is {number.item()}. {self.advice()}")
-
-    def advice(self) -> str:
-        return (
-            f"Usually a learning rate is too high (lr = {self.config.lr:g}, critic_lr = {self.config.critic_lr:g}): "
-            "start again with a lower one."
+    def sample(self, problems: list[Problem], **options: Any) -> Rollouts:
+        """Responses to each problem, counted."""
+        rollouts = sample(
+            self.policy,
+            [problem.prompt for problem in problems],
+            max_new_tokens=self.config.max_new_tokens,
+            temperature=self.config.temperature,
+            generator=self.generator,
+            **options,
         )
+        self.num_rollouts += len(rollouts)
+        self.num_tokens += int(rollouts.lengths.sum())
+        return rollouts
+
+    def judge(self, rollouts: Rollouts, problems: list[Problem]) -> Tensor:
+        """R of each response, (B,)."""
+        rewards = self.task.rewards(rollouts.texts, [problem.answer for problem in problems])
+        return torch.tensor(rewards, dtype=torch.float32, device=self.policy.device)
+
+    def form_advantages(self, rollouts: Rollouts) -> None:
+        """Fill in scores, values and advantages, before anything learns from the batch."""
+        config = self.config
+        penalty = overlong_penalty(rollouts.lengths, config.max_new_tokens, config.overlong_buffer)
+        rollouts.scores = rollouts.rewards + penalty
+        rollouts.action_starts = rollouts.response_mask
+        if self.algorithm.stepwise:
+            rollouts.action_starts = step_starts(rollouts, self.policy.tokenizer, self.task.step_mark)
+        if self.algorithm.baseline == "probe":
+            rollouts.features = hidden_features(self.policy, rollouts)
+        if self.baseline is not None:
+            rollouts.values = self.baseline.values(rollouts)
+        raw = self.algorithm.advantage(rollouts, config)
+        rollouts.raw_advantages, rollouts.advantages = scaled_advantages(raw, rollouts, config)
+
+    def select(self, rollouts: Rollouts) -> Rollouts:
+        """The responses that the update uses, with the log-probabilities that it needs."""
+        rows = kept_rows(rollouts, self.config)
+        batch = rollouts if len(rows) == len(rollouts) else rollouts.select(rows)
+        # In float32 the sampling pass gives what the loss's own pass would; in half precision decoding one token at
+        # a time rounds differently from scoring all at once, and the ratio would not start at 1.
+        if self.policy.model.dtype != torch.float32:
+            batch.old_logprobs = self.score(batch)
+        if self.config.kl_coef > 0:
+            with self.policy.model.disable_adapter():
+                batch.reference_logprobs = self.score(batch)
+        return batch
+
+    @torch.no_grad()
+    def score(self, rollouts: Rollouts) -> Tensor:
+        """Log-probabilities of the response tokens as the policy stands, (B, T)."""
+        found = torch.zeros_like(rollouts.old_logprobs)
+        for part, rows in micro_batches(rollouts, self.config.micro_batch_size):
+            logprobs, _ = response_logprobs(self.policy.model, part, self.config.temperature)
+            found[rows, : logprobs.shape[1]] = logprobs
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights that the next step depends on."""
         return {
             "step": self.step,
+            "num_prompts": self.num_prompts,
             "num_rollouts": self.num_rollouts,
             "num_tokens": self.num_tokens,
             "generator": self.generator.get_state(),
-            "optimizer": self.optimizer.state_dict(),
-            "critic_optimizer": self.critic_optimizer and self.critic_optimizer.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "baseline": self.baseline and self.baseline.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what ``state_dict`` returned."""
-        self.step = state["step"]
-        self.num_rollouts = state["num_rollouts"]
-        self.num_tokens = state["num_tokens"]
+        for name in ("step", "num_prompts", "num_rollouts", "num_tokens"):
+            setattr(self, name, state[name])
         self.generator.set_state(state["generator"].cpu())
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.critic_optimizer is not None:
-            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        if self.baseline is not None:
+            self.baseline.load_state_dict(state["baseline"])
 
-
-def _check_sizes(config: Config, algorithm: Algorithm, group_size: int) -> None:
-    """Settings that are each allowed but do not go together raise LabError."""
-    if group_size < algorithm.min_group_size:
-        raise LabError(
-            f"group_size = {group_size}, but {algorithm.name} compares the responses to one prompt with each other "
-            f"and needs at least {algorithm.min_group_size}."
-        )
-    batch = config.prompts_per_step * group_size
-    if config.mini_batches > batch:
-        raise LabError(
-            f"mini_batches = {config.mini_batches} is more than the {batch} responses of a step: lower it, or raise "
-            "prompts_per_step."
-        )
+    def check_sizes(self) -> None:
+        """Settings that are each allowed but do not go together raise LabError."""
+        config, least = self.config, self.algorithm.min_group_size
+        if config.group_size < least:
+            raise LabError(
+                f"group_size = {config.group_size}, but {config.algorithm} compares the responses to one prompt with "
+                f"each other and needs at least {least}."
+            )
+        for name, active in (("filter_groups", config.filter_groups), ("prune", config.prune)):
+            if active and config.group_size < 2:
+                raise LabError(f"{name} works on groups: set group_size to 2 or more.")
+        if config.advantage_scale == "group" and config.group_size < 2:
+            raise LabError("advantage_scale = 'group' divides by a group's deviation: set group_size to 2 or more.")
+        batch = int(config.prompts_per_step * config.group_size * (1 - config.prune))
+        if config.mini_batches > batch:
+            raise LabError(
+                f"mini_batches = {config.mini_batches} is more than the {batch} responses of a step: lower it, or "
+                "raise prompts_per_step."
+            )

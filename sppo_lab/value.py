@@ -1,37 +1,94 @@
-"""The critic of SPPO: one number per prompt, the probability that the policy solves it."""
+"""The critics: SPPO's, which says one number per prompt, and PPO's, which says one before every token.
+
+Both are a transformer backbone (any causal LM without its output layer; it may be smaller than the policy) with a
+scalar head.  The head starts at zero, so an untrained critic says 0.5 where V is a probability, else 0.
+"""
 
 import torch
 from torch import Tensor, nn
 
-from sppo_lab.rollout import position_ids
+from sppo_lab.loss import bce_value_loss, clipped_value_loss, token_mean_weights
+from sppo_lab.rollout import Rollouts, position_ids
 
 
-class PromptCritic(nn.Module):
-    """``V(s_p) = sigmoid(head(h))`` with h the backbone's hidden state at the last prompt token.
+class Critic(nn.Module):
+    """Backbone and scalar head.  ``bce`` makes V a probability, ``sigmoid(head)``, and BCE against R its loss."""
 
-    The backbone is a transformer of its own (any causal LM without its output layer; it may be smaller than the
-    policy).  The head starts at zero, so an untrained critic says 0.5 to every prompt.
-    Source: arXiv 2604.08865, section 3; the reference code's ``_forward_prompt_value``.
-    """
-
-    def __init__(self, backbone: nn.Module, hidden_size: int):
+    def __init__(self, backbone: nn.Module, hidden_size: int, bce: bool = True):
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(hidden_size, 1)
+        self.bce = bce
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
-        """Logits of V, (B,), from prompts (B, P) padded on either side.  The response is never seen."""
-        hidden = self.backbone(
-            input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=position_ids(prompt_mask)
-        ).last_hidden_state
+    def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The backbone's last hidden states, (B, L, H)."""
+        return self.backbone(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask)).last_hidden_state.to(
+            self.head.weight.dtype
+        )
+
+    def prompt_output(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+        """The head at the last prompt token, (B,), from prompts (B, P) padded on either side."""
+        hidden = self.hidden(prompt_ids, prompt_mask)
         columns = torch.arange(prompt_mask.shape[1], device=prompt_mask.device)
         last = (columns * prompt_mask).argmax(1)
-        at_last = hidden[torch.arange(len(hidden), device=hidden.device), last]
-        return self.head(at_last.to(self.head.weight.dtype)).squeeze(1)
+        return self.head(hidden[torch.arange(len(hidden), device=hidden.device), last]).squeeze(1)
+
+    def as_value(self, output: Tensor) -> Tensor:
+        """V from what the head says."""
+        return torch.sigmoid(output.float()) if self.bce else output.float()
 
     @torch.no_grad()
-    def values(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
-        """V(s_p) in [0, 1], (B,), without gradient."""
-        return torch.sigmoid(self(prompt_ids, prompt_mask).float())
+    def prompt_values(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+        """V(s_p), (B,), without gradient."""
+        return self.as_value(self.prompt_output(prompt_ids, prompt_mask))
+
+
+class PromptCritic(Critic):
+    """``V(s_p) = sigmoid(head(h))`` with h the hidden state at the last prompt token.  It never sees the response.
+
+    Source: arXiv 2604.08865, section 3; the reference code's ``_forward_prompt_value``.
+    """
+
+    def forward(self, batch: Rollouts) -> Tensor:
+        """Logits of V(s_p), (B,)."""
+        return self.prompt_output(batch.prompt_ids, batch.prompt_mask)
+
+    def losses(self, batch: Rollouts) -> Tensor:
+        """BCE of V against R per response, (B,)."""
+        return bce_value_loss(self(batch), batch.rewards)
+
+    def weights(self, batch: Rollouts) -> Tensor:
+        """How much each element of ``losses`` counts: every response the same, (B,)."""
+        return torch.full_like(batch.rewards, 1 / len(batch))
+
+
+class TokenCritic(Critic):
+    """V(s_t) before every response token, read at the position before it; the first one is V(s_p).
+
+    With ``bce`` each V(s_t) is a probability of R = 1 (the paper's ablation ``ppo-bce``), else a number that is
+    fitted to the returns by clipped squared error.
+    """
+
+    def __init__(self, backbone: nn.Module, hidden_size: int, bce: bool, value_clip: float):
+        super().__init__(backbone, hidden_size, bce)
+        self.value_clip = value_clip
+
+    def forward(self, batch: Rollouts) -> Tensor:
+        """What the head says before each response token, (B, T)."""
+        ids = torch.cat([batch.prompt_ids, batch.response_ids], dim=1)
+        mask = torch.cat([batch.prompt_mask, batch.response_mask], dim=1)
+        hidden = self.hidden(ids, mask)[:, batch.prompt_ids.shape[1] - 1 : -1]
+        return self.head(hidden).squeeze(2)
+
+    def losses(self, batch: Rollouts) -> Tensor:
+        """(B, T): BCE against R, or clipped squared error against the returns ``A + V`` of the batch."""
+        output = self(batch)
+        if self.bce:
+            return bce_value_loss(output, batch.rewards[:, None].expand_as(output))
+        return clipped_value_loss(output.float(), batch.values, batch.returns, self.value_clip)
+
+    def weights(self, batch: Rollouts) -> Tensor:
+        """How much each element of ``losses`` counts: every place where an action starts the same, (B, T)."""
+        return token_mean_weights(batch.action_starts)

@@ -1,10 +1,11 @@
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sppo_lab.algorithms import ALGORITHMS, Algorithm
+from sppo_lab.algorithms import ALGORITHMS
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
 from sppo_lab.metrics import METRICS, TIMING
@@ -45,11 +46,11 @@ def test_the_reference_policy_is_the_adapter_switched_off(small_task):
     ids = torch.tensor([trainer.policy.tokenizer.encode("7+5=")])
     base = trainer.policy.model(input_ids=ids).logits.detach()  # a fresh adapter adds nothing
     list(trainer)
-    value = trainer.critic.values(ids, torch.ones_like(ids))
+    value = trainer.critic.prompt_values(ids, torch.ones_like(ids))
     assert (trainer.policy.model(input_ids=ids).logits - base).abs().max() > 1e-3
     with trainer.policy.model.disable_adapter():
         torch.testing.assert_close(trainer.policy.model(input_ids=ids).logits, base)
-        assert torch.equal(trainer.critic.values(ids, torch.ones_like(ids)), value)
+        assert torch.equal(trainer.critic.prompt_values(ids, torch.ones_like(ids)), value)
 
 
 def test_the_advantage_uses_the_critic_before_its_update(small_task):
@@ -57,7 +58,7 @@ def test_the_advantage_uses_the_critic_before_its_update(small_task):
     first = trainer.train_step().rollouts
     assert first.values.tolist() == [0.5] * 8  # what a fresh critic says, though it has been updated since
     torch.testing.assert_close(first.advantages[:, 0], first.rewards - 0.5)
-    assert (trainer.critic.values(first.prompt_ids, first.prompt_mask) - 0.5).abs().max() > 0.01
+    assert (trainer.critic.prompt_values(first.prompt_ids, first.prompt_mask) - 0.5).abs().max() > 0.01
 
 
 def test_the_first_update_starts_at_ratio_one(small_task):
@@ -70,7 +71,7 @@ def test_the_first_update_starts_at_ratio_one(small_task):
     assert second["policy/approx_kl"] > 1e-4
 
 
-@pytest.mark.parametrize("algorithm", ["sppo", "reinforce"])
+@pytest.mark.parametrize("algorithm", ["sppo", "reinforce", "ppo", "ppo-bce", "grpo", "dr-grpo"])
 def test_micro_batches_change_nothing(algorithm, small_task):
     """Trap 9: the same loss and the same weights for any micro-batch size, ragged responses included."""
     found = []
@@ -83,32 +84,22 @@ def test_micro_batches_change_nothing(algorithm, small_task):
         assert other == pytest.approx(found[0], rel=1e-4, abs=1e-6)
 
 
-def test_equal_rewards_give_a_group_no_gradient(small_task, monkeypatch):
-    """Trap 8, on the form of the table that group methods will use."""
-    centred = Algorithm(
-        "centred",
-        "each reward minus its group's mean",
-        lambda b: (b.rewards.view(-1, 4) - b.rewards.view(-1, 4).mean(1, keepdim=True)).flatten(),
-        group_size=4,
-        min_group_size=2,
-    )
-    monkeypatch.setitem(ALGORITHMS, "centred", centred)
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "dr-grpo", "cppo"])
+def test_equal_rewards_give_a_group_no_gradient(small_task, algorithm):
+    """Trap 8."""
     all_right = dataclasses.replace(small_task, rewards=lambda responses, answers: [1.0] * len(responses))
-    trainer = Trainer(Config(algorithm="centred", **SMALL), all_right)
+    trainer = Trainer(Config(algorithm=algorithm, group_size=4, **SMALL), all_right)
     before = weights_of(trainer.policy.model)
     metrics = trainer.train_step().metrics
     assert metrics["frac_reward_zero_std"] == 1 and metrics["policy/grad_norm"] == 0
     for name, weight in trainer.policy.model.named_parameters():
         assert torch.equal(weight, before[name])
     with pytest.raises(LabError, match="needs at least 2"):
-        Trainer(Config(algorithm="centred", group_size=1, **SMALL), small_task)
+        Trainer(Config(algorithm=algorithm, group_size=1, **SMALL), small_task)
 
 
-def test_groups_are_the_responses_to_one_prompt(small_task, monkeypatch):
-    monkeypatch.setitem(
-        ALGORITHMS, "grouped", dataclasses.replace(ALGORITHMS["reinforce"], name="grouped", group_size=4)
-    )
-    record = Trainer(Config(algorithm="grouped", **SMALL), small_task).train_step()
+def test_groups_are_the_responses_to_one_prompt(small_task):
+    record = Trainer(Config(algorithm="rloo", group_size=4, **SMALL), small_task).train_step()
     assert len(record.rollouts) == 32
     assert record.rollouts.group.tolist() == [i for i in range(8) for _ in range(4)]
     assert [p.prompt for p in record.problems[:4]] == [record.problems[0].prompt] * 4
@@ -123,6 +114,64 @@ def test_two_algorithms_with_one_seed_see_the_same_prompts(small_task):
     assert orders[0][0] != orders[0][1]
     once = orders[0][0][:4]  # the task has four problems: a pass shows each once
     assert sorted(once) == sorted(p.prompt for p in small_task.train)
+
+
+def test_dapo_replaces_groups_without_signal(small_task):
+    """Every response that it updates on is from a group with both outcomes; every one that it sampled is counted."""
+    trainer = Trainer(Config(algorithm="dapo", group_size=4, **SMALL), small_task)
+    updated = []
+    trainer.baseline = SimpleNamespace(update=lambda batch: updated.append(batch) or {})
+    trainer.baseline.values = lambda batch: None
+    record = trainer.train_step()
+    (batch,) = updated
+    rewards = batch.rewards.view(-1, 4)
+    assert len(rewards) <= 8 and ((rewards.sum(1) > 0) & (rewards.sum(1) < 4)).all()
+    assert record.metrics["num_rollouts"] == len(record.rollouts) == len(record.problems) > len(batch)
+    assert record.metrics["frac_responses_used"] == len(batch) / len(record.rollouts)
+    assert [p.prompt for p in record.problems] == record.rollouts.prompts
+    seen = record.rollouts.group.unique(return_counts=True)[1]
+    assert (seen == 4).all() and len(seen) == len(record.rollouts) // 4
+
+
+def test_dapo_gives_up_replacing_after_a_while(small_task):
+    all_right = dataclasses.replace(small_task, rewards=lambda responses, answers: [1.0] * len(responses))
+    trainer = Trainer(Config(algorithm="dapo", group_size=2, max_gen_batches=3, **SMALL), all_right)
+    assert trainer.train_step().metrics["num_rollouts"] == 3 * 8 * 2
+
+
+def test_remax_counts_the_greedy_responses(small_task):
+    record = Trainer(Config(algorithm="remax", **SMALL), small_task).train_step()
+    assert record.metrics["num_rollouts"] == 16 and len(record.rollouts) == 8
+    expected = record.rollouts.rewards - record.rollouts.greedy_rewards
+    torch.testing.assert_close(record.rollouts.raw_advantages[:, 0], expected)
+
+
+def test_the_penalty_to_the_reference_pulls_the_policy_back(small_task):
+    """The divergence is 0 before the first update, and smaller with a larger weight."""
+    ends = []
+    for weight in (1e-6, 3.0):
+        config = Config(algorithm="reinforce", kl_coef=weight, lr=5e-3, **SMALL | {"steps": 8})
+        found = [record.metrics["kl"] for record in Trainer(config, small_task)]
+        ends.append(found[-1])
+    assert 0 <= ends[1] < ends[0]
+    config = Config(algorithm="reinforce", kl_coef=1.0, mini_batches=1, **SMALL)
+    assert abs(Trainer(config, small_task).train_step().metrics["kl"]) < 1e-6
+
+
+def test_truncated_responses_can_be_left_out(small_task):
+    settings = SMALL | {"max_new_tokens": 1}  # nothing ends within one token
+    trainer = Trainer(Config(algorithm="reinforce", mask_truncated=True, **settings), small_task)
+    metrics = trainer.train_step().metrics
+    assert metrics["completions/clipped_ratio"] == 1 and metrics["policy/grad_norm"] == 0
+
+
+def test_an_entropy_bonus_raises_the_entropy(small_task):
+    same = dataclasses.replace(small_task, rewards=lambda responses, answers: [1.0] * len(responses))
+    ends = []
+    for weight in (0.0, 1.0):
+        config = Config(algorithm="reinforce", entropy_coef=weight, lr=2e-3, **SMALL | {"steps": 6})
+        ends.append(list(Trainer(config, same))[-1].metrics["entropy"])
+    assert ends[1] > ends[0] + 0.05
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(small_task):
@@ -144,8 +193,8 @@ def test_every_logged_number_is_explained_and_every_explanation_is_used(small_ta
     logged = set()
     for algorithm in ALGORITHMS:
         logged |= set(Trainer(Config(algorithm=algorithm, **SMALL), small_task).train_step().metrics)
-    grouped = Trainer(Config(algorithm="reinforce", group_size=2, **SMALL), small_task)
-    assert logged | set(grouped.train_step().metrics) == set(METRICS)
+    penalised = Trainer(Config(kl_coef=0.1, **SMALL), small_task)
+    assert logged | set(penalised.train_step().metrics) == set(METRICS)
 
 
 def test_rewards_outside_the_unit_interval_are_refused_by_a_critic(small_task):
@@ -170,14 +219,16 @@ def test_more_mini_batches_than_responses_are_refused(small_task):
         Trainer(Config(**SMALL, mini_batches=9), small_task)
 
 
-def test_state_dict_continues_in_another_trainer(small_task):
+@pytest.mark.parametrize("algorithm", ["sppo", "ppo", "dapo", "spo", "poise"])
+def test_state_dict_continues_in_another_trainer(small_task, algorithm):
     """The rest of a run continued from its state is the rest of the run itself."""
-    config = Config(**SMALL | {"steps": 4})
+    config = Config(algorithm=algorithm, **SMALL | {"steps": 4})
     whole = Trainer(config, small_task)
     whole.train_step()
     whole.train_step()
     other = Trainer(config, small_task)
     other.load_state_dict(copy.deepcopy(whole.state_dict()))
     other.policy.model.load_state_dict(whole.policy.model.state_dict())
-    other.critic.load_state_dict(whole.critic.state_dict())
+    if whole.critic is not None:
+        other.critic.load_state_dict(whole.critic.state_dict())
     assert [untimed(r.metrics) for r in other] == [untimed(r.metrics) for r in whole]

@@ -1,10 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.models import load_critic, trainable_parameters
-from sppo_lab.rollout import encode_prompts
+from sppo_lab.rollout import encode_prompts, sample
 
 PROMPTS = ["7+5-3=", "1+1=", "9-4+2-1+8-3-3+5="]
 
@@ -18,18 +20,20 @@ def critic(policy):
 
 def test_an_untrained_critic_says_one_half(policy):
     fresh = load_critic(Config(), policy)
-    assert fresh.values(*encode_prompts(policy, PROMPTS, 1)).tolist() == [0.5] * 3
+    assert fresh.prompt_values(*encode_prompts(policy, PROMPTS, 1)).tolist() == [0.5] * 3
+    squared = load_critic(Config(algorithm="ppo"), policy)
+    assert squared.prompt_values(*encode_prompts(policy, PROMPTS, 1)).tolist() == [0.0] * 3
 
 
 def test_padding_on_either_side_leaves_the_value(policy, critic):
     ids, mask = encode_prompts(policy, PROMPTS, 1)
-    together = critic(ids, mask)
+    together = critic.prompt_output(ids, mask)
     for row, prompt in enumerate(PROMPTS):
         alone_ids, alone_mask = encode_prompts(policy, [prompt], 1)
         right_ids = torch.cat([alone_ids, torch.full((1, 3), policy.pad_id)], 1)
         right_mask = torch.cat([alone_mask, torch.zeros(1, 3, dtype=torch.long)], 1)
-        torch.testing.assert_close(critic(alone_ids, alone_mask)[0], together[row], atol=1e-5, rtol=0)
-        torch.testing.assert_close(critic(right_ids, right_mask)[0], together[row], atol=1e-5, rtol=0)
+        torch.testing.assert_close(critic.prompt_output(alone_ids, alone_mask)[0], together[row], atol=1e-5, rtol=0)
+        torch.testing.assert_close(critic.prompt_output(right_ids, right_mask)[0], together[row], atol=1e-5, rtol=0)
 
 
 def test_the_value_is_read_at_the_last_prompt_token_alone(policy, critic):
@@ -42,7 +46,7 @@ def test_the_value_is_read_at_the_last_prompt_token_alone(policy, critic):
         kept["hidden"] = output.last_hidden_state
 
     handle = critic.backbone.register_forward_hook(keep)
-    critic(ids, mask).sum().backward()
+    critic.prompt_output(ids, mask).sum().backward()
     handle.remove()
     gradient = kept["hidden"].grad.abs().sum(-1)
     assert (gradient[:, -1] > 0).all() and (gradient[:, :-1] == 0).all()
@@ -54,7 +58,24 @@ def test_a_response_cannot_reach_the_value(policy, critic):
     for response in ("#9", "#1"):
         more = torch.tensor([policy.tokenizer.encode(response)])
         with_response = critic.backbone(input_ids=torch.cat([ids, more], 1)).last_hidden_state[0, ids.shape[1] - 1]
-        torch.testing.assert_close(critic.head(with_response)[0], critic(ids, mask)[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(critic.head(with_response)[0], critic.prompt_output(ids, mask)[0], atol=1e-5, rtol=0)
+
+
+def test_a_critic_of_tokens_reads_what_precedes_each_token(policy):
+    """V(s_t) depends on the prompt and the tokens before t alone; the first is V(s_p)."""
+    critic = load_critic(Config(algorithm="ppo-bce"), policy)
+    torch.nn.init.normal_(critic.head.weight)
+    batch = sample(policy, PROMPTS, max_new_tokens=12, group_size=2, generator=torch.Generator().manual_seed(0))
+    values = critic(batch)
+    assert values.shape == batch.response_ids.shape
+    prompt_alone = critic.prompt_output(batch.prompt_ids, batch.prompt_mask)
+    torch.testing.assert_close(values[:, 0], prompt_alone, atol=1e-5, rtol=0)
+    edited = dataclasses.replace(batch, response_ids=batch.response_ids.clone())
+    edited.response_ids[:, 3] = policy.tokenizer.encode("7")[0]
+    changed = (critic(edited) - values).abs()
+    assert (changed[:, :4] < 1e-5).all() and changed[:, 4:].max() > 1e-3
+    padded = critic(batch.select(torch.tensor([1])))  # alone, without padding
+    torch.testing.assert_close(padded[0], values[1, : padded.shape[1]], atol=1e-5, rtol=0)
 
 
 def test_the_small_critic_is_smaller_and_reads_the_same_tokens(policy):
@@ -62,7 +83,7 @@ def test_the_small_critic_is_smaller_and_reads_the_same_tokens(policy):
     small = load_critic(Config(algorithm="sppo-small-critic"), policy)
     count = [sum(p.numel() for p in c.parameters()) for c in (small, full)]
     assert count[0] < count[1] / 4
-    assert small.values(*encode_prompts(policy, PROMPTS, 1)).shape == (3,)
+    assert small.prompt_values(*encode_prompts(policy, PROMPTS, 1)).shape == (3,)
 
 
 def test_a_critic_of_another_vocabulary_is_refused(policy, random_models, tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sppo_lab.errors import LabError
 from sppo_lab.reward import final_answer, math_rewards
 from sppo_lab.tasks.base import Problem, RewardFunction, Task
-from sppo_lab.tasks.chain_sum import after_mark, chain_sum_rewards, read_chain_sum
+from sppo_lab.tasks.chain_sum import STEP_MARK, after_mark, chain_sum_rewards, read_chain_sum
 from sppo_lab.tasks.maths import read_gsm8k, read_math
 
 __all__ = ["TASKS", "Problem", "RewardFunction", "Task", "TaskKind", "get_task_kind", "load_task"]
@@ -20,11 +20,14 @@ class TaskKind:
     rewards: RewardFunction
     final: Callable[[str], str]  # the part of a response that is judged
     rule: str  # what that part is, in words
+    step_mark: str = "\n"  # what ends a reasoning step
 
 
 MATH_RULE = r"the last \boxed{…} of a response, else what follows its last ####, else its last line"
 TASKS = {
-    "chain-sum": TaskKind(read_chain_sum, chain_sum_rewards, after_mark, "what follows the last # of a response"),
+    "chain-sum": TaskKind(
+        read_chain_sum, chain_sum_rewards, after_mark, "what follows the last # of a response", STEP_MARK
+    ),
     "gsm8k": TaskKind(read_gsm8k, math_rewards, final_answer, MATH_RULE),
     "math": TaskKind(read_math, math_rewards, final_answer, MATH_RULE),
 }
@@ -39,13 +42,13 @@ def load_task(name: str, data: str | None = None, test_data: str | None = None) 
     kind = get_task_kind(name)
     train = kind.read(data, "train")
     if test_data is not None or data is None:
-        return Task(name, train, kind.read(test_data, "test"), kind.rewards)
+        return Task(name, train, kind.read(test_data, "test"), kind.rewards, kind.step_mark)
     if len(train) < 2:
         raise LabError(
             f"{data} holds one problem; the test split needs at least one more. Add some, or give test_data."
         )
     held_out = max(1, len(train) // 5)
-    return Task(name, train[:-held_out], train[-held_out:], kind.rewards)
+    return Task(name, train[:-held_out], train[-held_out:], kind.rewards, kind.step_mark)
 
 
 def get_task_kind(name: str) -> TaskKind:

@@ -25,3 +25,4 @@ class Task:
     train: list[Problem]
     test: list[Problem]
     rewards: RewardFunction
+    step_mark: str = "\n"  # what ends a reasoning step

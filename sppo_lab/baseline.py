@@ -1,0 +1,153 @@
+"""What a reward is compared with, where that is learnt: a critic, a tracker per prompt, or a probe of the policy.
+
+Each says V before the batch teaches it anything: ``values(batch)`` first, ``update(batch)`` after.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sppo_lab.config import Config
+from sppo_lab.models import Policy
+from sppo_lab.optimize import Learner, micro_batches, mini_batches
+from sppo_lab.rollout import Rollouts, position_ids
+from sppo_lab.value import Critic
+
+
+class Baseline(Protocol):
+    """What the loop asks of a baseline."""
+
+    def values(self, batch: Rollouts) -> Tensor:
+        """V of each response, (B,), or of each of its tokens, (B, T)."""
+
+    def update(self, batch: Rollouts) -> dict[str, float]:
+        """Learn from a judged batch; returns metrics."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class CriticBaseline:
+    """A critic and its optimizer; one pass over the batch per step.  Its weights are saved apart from its state."""
+
+    def __init__(self, critic: Critic, config: Config, generator: torch.Generator):
+        self.critic, self.config, self.generator = critic, config, generator
+        self.learner = Learner(critic, config.critic_lr, config.max_grad_norm, "the critic")
+
+    @torch.no_grad()
+    def values(self, batch: Rollouts) -> Tensor:
+        parts = micro_batches(batch, self.config.micro_batch_size)
+        found = [self.critic.as_value(self.critic(part)) for part, _ in parts]
+        if found[0].dim() == 1:
+            return torch.cat(found)
+        values = torch.zeros_like(batch.old_logprobs)
+        for value, rows in zip(found, torch.arange(len(batch)).split(len(found[0])), strict=True):
+            values[rows, : value.shape[1]] = value
+        return values * batch.response_mask
+
+    def update(self, batch: Rollouts) -> dict[str, float]:
+        total, norms = 0.0, []
+        for mini in mini_batches(batch, self.config.mini_batches, self.generator):
+            weights = self.critic.weights(mini)
+            loss = 0.0
+            for part, rows in micro_batches(mini, self.config.micro_batch_size):
+                losses = self.critic.losses(part)
+                share = weights[rows] if losses.dim() == 1 else weights[rows, : losses.shape[1]]
+                loss += self.learner.backward((losses * share).sum())
+            total += loss * len(mini) / len(batch)
+            norms.append(self.learner.step())
+        return {"value/loss": total, "value/grad_norm": sum(norms) / len(norms)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.learner.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+
+
+class BetaTracker:
+    """SPO: the solve rate of each prompt as the mean of a Beta distribution that forgets.
+
+    ``alpha <- rho alpha + R``, ``beta <- rho beta + 1 - R``, ``V = alpha / (alpha + beta)``; a prompt that was never
+    seen stands at alpha = beta = 1.  Source: arXiv 2509.13232.
+    """
+
+    def __init__(self, decay: float):
+        self.decay = decay
+        self.counts: dict[str, list[float]] = {}
+
+    def values(self, batch: Rollouts) -> Tensor:
+        counts = torch.tensor([self.counts.get(prompt, [1.0, 1.0]) for prompt in batch.prompts])
+        return (counts[:, 0] / counts.sum(1)).to(batch.old_logprobs)
+
+    def update(self, batch: Rollouts) -> dict[str, float]:
+        for prompt, reward in zip(batch.prompts, batch.scores.tolist(), strict=True):
+            alpha, beta = self.counts.get(prompt, [1.0, 1.0])
+            self.counts[prompt] = [self.decay * alpha + reward, self.decay * beta + 1 - reward]
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts = state["counts"]
+
+
+class HiddenProbe:
+    """POISE: a linear probe on the policy's own hidden states and entropy, cross-fitted over the responses to a prompt.
+
+    The value of a response is what the probe reads from the *other* responses to its prompt, with weights fitted by
+    ridge regression on earlier batches.  Neither depends on the response itself, so the gradient stays unbiased.
+    Source: arXiv 2605.07579.
+    """
+
+    BATCHES = 8  # how many earlier batches the fit uses
+    RIDGE = 10.0
+
+    def __init__(self, group_size: int):
+        self.group_size = group_size
+        self.seen: list[tuple[Tensor, Tensor]] = []  # features (B, F) of the others, and scores (B,)
+
+    def values(self, batch: Rollouts) -> Tensor:
+        if not self.seen:
+            return torch.full_like(batch.scores, 0.5)
+        features, scores = (torch.cat(column).double() for column in zip(*self.seen, strict=True))
+        center, spread, mean = features.mean(0), features.std(0) + 1e-6, scores.mean()
+        x = (features - center) / spread
+        ridge = self.RIDGE * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        weights = torch.linalg.solve(x.T @ x + ridge, x.T @ (scores - mean))
+        found = mean + (self.others(batch.features).double() - center) / spread @ weights
+        return found.clamp(0, 1).to(batch.scores)
+
+    def update(self, batch: Rollouts) -> dict[str, float]:
+        self.seen = [*self.seen, (self.others(batch.features), batch.scores)][-self.BATCHES :]
+        return {}
+
+    def others(self, features: Tensor) -> Tensor:
+        """Mean features of the other responses to the same prompt, (B, F)."""
+        groups = features.view(-1, self.group_size, features.shape[1])
+        return ((groups.sum(1, keepdim=True) - groups) / (self.group_size - 1)).flatten(0, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = [tuple(pair) for pair in state["seen"]]
+
+
+@torch.no_grad()
+def hidden_features(policy: Policy, batch: Rollouts) -> Tensor:
+    """(B, 2H + 1): last hidden state of the prompt, mean one of the response, mean entropy of its tokens."""
+    ids = torch.cat([batch.prompt_ids, batch.response_ids], dim=1)
+    mask = torch.cat([batch.prompt_mask, batch.response_mask], dim=1)
+    output = policy.model(
+        input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), output_hidden_states=True
+    )
+    hidden, width = output.hidden_states[-1].float(), batch.prompt_ids.shape[1]
+    scores = torch.log_softmax(output.logits[:, width - 1 : -1].float(), dim=-1)
+    entropy = -(scores.exp() * scores).sum(-1)
+    share = batch.response_mask / batch.lengths[:, None]
+    mean = (hidden[:, width:] * share[..., None]).sum(1)
+    return torch.cat([hidden[:, width - 1], mean, (entropy * share).sum(1, keepdim=True)], dim=1)
