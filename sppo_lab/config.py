@@ -68,7 +68,7 @@ class Config:
     tracker_decay: float = _setting(0.9, "how much of a prompt's past spo keeps at each visit", min=0, max=1)
 
     # policy update
-    lr: float = _setting(4e-4, "learning rate of the policy (AdamW)", above=0, max=1)
+    lr: float = _setting(2e-4, "learning rate of the policy (AdamW)", above=0, max=1)
     lora_rank: int = _setting(16, "rank of the LoRA adapter on every linear layer", min=1, max=1024)
     lora_alpha: float = _setting(32.0, "LoRA scale: the update is multiplied by lora_alpha / lora_rank", above=0)
     epsilon: float = _setting(

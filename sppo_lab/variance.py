@@ -1,0 +1,156 @@
+"""How noisy an algorithm's gradient is: the advantage's second moment split in two, and the gradient itself.
+
+The raw variance of the advantage compares algorithms only while none of them scales it: a whitened advantage has
+variance 1 and one divided by its group's deviation about 1, whatever the estimator.  What counts is the variance of
+the *gradient*, at an equal number of rollouts, against its length.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sppo_lab.errors import LabError
+from sppo_lab.evaluate import Evaluation
+from sppo_lab.loss import TOKEN_WEIGHTS
+from sppo_lab.optimize import micro_batches
+from sppo_lab.rollout import Rollouts
+from sppo_lab.trainer import Trainer
+from sppo_lab.update import loss_mask, token_losses
+
+
+@dataclass(frozen=True)
+class Split:
+    """``E[A^2] = noise + error`` of ``A = R - V(s_p)``."""
+
+    noise: float  # E[p(1 - p)]: no baseline removes it
+    error: float  # E[(p - V)^2]: what the critic adds
+
+    @property
+    def second_moment(self) -> float:
+        return self.noise + self.error
+
+
+def split_second_moment(solved: np.ndarray, samples: int, values: np.ndarray) -> Split:
+    """The split from k samples per prompt, without bias: k of n successes say p(1 - p) with a factor k / (k - 1).
+
+    ``solved`` (N,) counts the right responses of ``samples`` to each prompt, ``values`` (N,) is V(s_p).
+    """
+    if samples < 2:
+        raise LabError("splitting the advantage's variance needs at least 2 samples per prompt: raise eval_samples.")
+    rates = np.asarray(solved) / samples
+    spread = rates * (1 - rates) / (samples - 1)  # the variance of each rate as an estimate of p
+    noise = spread * samples
+    error = (rates - np.asarray(values)) ** 2 - spread
+    return Split(float(noise.mean()), float(error.mean()))
+
+
+def split_evaluation(evaluation: Evaluation) -> Split:
+    """The split at an evaluated policy and critic."""
+    if evaluation.values is None:
+        raise LabError("this run has no critic, so there is no V to split the advantage's variance by.")
+    return split_second_moment(np.array(evaluation.solved), evaluation.samples, np.array(evaluation.values))
+
+
+@dataclass(frozen=True)
+class GradientNoise:
+    """The policy-gradient estimator of one algorithm at a fixed policy, from repeated batches."""
+
+    algorithm: str
+    rollouts: int  # responses sampled for one estimate, greedy ones included
+    repeats: int
+    variance: float  # trace of the covariance of the estimate
+    variance_interval: tuple[float, float]  # 95 %, bootstrap over the batches
+    signal: float  # squared length of the mean gradient, without the noise's share in it; may come out below 0
+    silent: float  # share of the responses whose advantage is 0
+    second_moment: float  # of the advantage before scaling
+
+    @property
+    def signal_to_noise(self) -> float:
+        """Free of scale: doubling every advantage changes nothing."""
+        return self.signal / self.variance
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"signal_to_noise": self.signal_to_noise}
+
+
+def policy_gradient(trainer: Trainer, batch: Rollouts) -> Tensor:
+    """The gradient of the loss over all LoRA parameters, (D,), as the first update of a step would see it."""
+    config, learner = trainer.config, trainer.learner
+    learner.optimizer.zero_grad()
+    mask = loss_mask(batch, config)
+    weights = TOKEN_WEIGHTS[config.aggregation](mask, config.max_new_tokens)
+    for part, rows in micro_batches(batch, config.micro_batch_size):
+        losses, _ = token_losses(trainer.policy, part, config)
+        (losses * weights[rows, : losses.shape[1]]).sum().backward()
+    found = torch.cat([weight.grad.flatten() for weight in learner.parameters]).clone()
+    learner.optimizer.zero_grad()
+    return found
+
+
+def gradient_noise(
+    trainer: Trainer, repeats: int, rollouts: int | None = None, progress: Callable[..., Any] = tqdm
+) -> GradientNoise:
+    """Sample ``repeats`` batches from the policy as it stands, without any update, and compare their gradients.
+
+    ``rollouts`` says how many responses the other algorithms of a comparison have for one estimate, where this
+    one's batches are of another size: the variance of a mean of independent batches falls as one over its size.
+    """
+    if repeats < 2:
+        raise LabError("a variance needs at least 2 repeats.")
+    gradients, silent, second, used = [], [], [], 0
+    for _ in progress(range(repeats), desc=f"gradients of {trainer.config.algorithm}", unit="batch"):
+        before = trainer.num_rollouts
+        _, sampled = trainer.collect()
+        used += trainer.num_rollouts - before
+        trainer.form_advantages(sampled)
+        first = sampled.raw_advantages
+        length = sampled.lengths
+        silent.append(float((sampled.advantages.abs().amax(1) == 0).float().mean()))
+        second.append(float((first.square().sum(1) / length).mean()))
+        gradients.append(policy_gradient(trainer, trainer.select(sampled)))
+    per_estimate = used / repeats
+    scale = 1.0 if rollouts is None else per_estimate / rollouts
+    stacked = torch.stack(gradients).double()
+    mean = stacked.mean(0)
+    deviations = (stacked - mean).square().sum(1).cpu().numpy() * repeats / (repeats - 1)
+    variance = float(deviations.mean())
+    interval = stats.bootstrap((deviations,), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
+    return GradientNoise(
+        algorithm=trainer.config.algorithm,
+        rollouts=rollouts or round(per_estimate),
+        repeats=repeats,
+        variance=variance * scale,
+        variance_interval=(float(interval.low) * scale, float(interval.high) * scale),
+        signal=float(mean.square().sum()) - variance / repeats,
+        silent=float(np.mean(silent)),
+        second_moment=float(np.mean(second)),
+    )
+
+
+def separation_by_position(
+    values: Tensor, rewards: Tensor, lengths: Tensor, bins: int = 10
+) -> tuple[np.ndarray, np.ndarray]:
+    """How well V(s_t) tells right from wrong responses along the response: AUC per tenth of its length.
+
+    ``values`` (B, T), ``rewards`` and ``lengths`` (B,).  Returns the middle of each bin as a share of the length,
+    and the AUC there: 0.5 is chance.  A critic of tokens that separates them only at the end shows the tail effect.
+    Source: arXiv 2604.08865, figures 1 and 9.
+    """
+    middles = (np.arange(bins) + 0.5) / bins
+    rewards = rewards.cpu().numpy()
+    right, wrong = rewards > 0.5, rewards <= 0.5
+    if not right.any() or not wrong.any():
+        raise LabError("there are only right or only wrong responses, so nothing can be told apart: sample more.")
+    areas = []
+    for share in middles:
+        position = (share * lengths).long().clamp(max=values.shape[1] - 1)
+        at = values.gather(1, position[:, None]).squeeze(1).cpu().numpy()
+        statistic = stats.mannwhitneyu(at[right], at[wrong]).statistic
+        areas.append(statistic / (right.sum() * wrong.sum()))
+    return middles, np.array(areas)
