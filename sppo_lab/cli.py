@@ -1,4 +1,4 @@
-"""The command line: python -m sppo_lab train | demo | evaluate | show | verify."""
+"""The command line: python -m sppo_lab train | demo | evaluate | show | study | report | verify."""
 
 import argparse
 import dataclasses
@@ -69,6 +69,26 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--run", required=True, metavar="DIR", dest="folder", help="directory of the run")
     show.add_argument("--out", metavar="FILE", help="picture to write (default: figure.png in the run)")
 
+    study = add_command(
+        commands, "study", run_study_command, "run several algorithms on several seeds, to compare them"
+    )
+    study.add_argument("--algorithms", required=True, nargs="+", metavar="NAME", help="rows of the algorithm table")
+    study.add_argument("--seeds", default="0-4", help="such as 0-4 or 0,1,7 (default: %(default)s)")
+    study.add_argument("--out", required=True, metavar="DIR", help="directory of the study; the same one goes on")
+    study.add_argument(
+        "--budget",
+        choices=("rollouts", "prompts"),
+        default="rollouts",
+        help="what is equal per step: responses, or prompts as in the paper (default: %(default)s)",
+    )
+    study.add_argument("--rates", nargs="+", type=float, metavar="LR", help="learning rates to search")
+    study.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one per core)")
+    add_settings(study, leave_out=("algorithm", "seed", "lr"))
+
+    report = add_command(commands, "report", run_report, "print the table of a study, and its verdict")
+    report.add_argument("--study", required=True, metavar="DIR", dest="folder", help="directory of the study")
+    report.add_argument("--target", type=float, default=0.7, help="accuracy whose cost is compared (default: 0.7)")
+
     verify = add_command(commands, "verify", run_verify, "judge responses against answers, without any model")
     verify.add_argument("--task", required=True, help="whose verifier: chain-sum, gsm8k or math")
     verify.add_argument("--file", required=True, metavar="FILE", help='one {"response": …, "answer": …} per line')
@@ -90,10 +110,17 @@ def add_training_options(command: argparse.ArgumentParser) -> None:
     command.epilog = "--tier gpu, for a real model, sets: " + ", ".join(
         f"{option(name)} {value}" for name, value in TIERS["gpu"].items()
     )
+    add_settings(command)
+
+
+def add_settings(command: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
+    """One option per field of Config."""
     main_group = command.add_argument_group("what to train")
     more_group = command.add_argument_group("settings")
     defaults = Config()
     for setting in dataclasses.fields(Config):
+        if setting.name in leave_out:
+            continue
         group = main_group if setting.name in MAIN_SETTINGS else more_group
         default = getattr(defaults, setting.name)
         limits = "" if is_text(setting) or is_switch(setting) else describe_limits(setting)
@@ -120,8 +147,7 @@ def run_train(options: argparse.Namespace) -> dict[str, Any]:
     print("Loading the libraries, the model and the problems ...", file=sys.stderr, flush=True)
     from sppo_lab.experiment import Experiment
 
-    names = {setting.name for setting in dataclasses.fields(Config)}
-    chosen = {name: value for name, value in vars(options).items() if name in names}
+    chosen = chosen_settings(options)
     if options.resume and (Path(options.out) / "config.json").exists():
         from sppo_lab.recorder import Recorder
 
@@ -138,6 +164,12 @@ def run_train(options: argparse.Namespace) -> dict[str, Any]:
     summary = experiment.summary()
     print(training_report(summary), file=sys.stderr if options.json else sys.stdout)
     return summary
+
+
+def chosen_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of Config that were given on the command line."""
+    names = {setting.name for setting in dataclasses.fields(Config)}
+    return {name: value for name, value in vars(options).items() if name in names}
 
 
 def training_report(summary: dict[str, Any]) -> str:
@@ -187,6 +219,46 @@ def run_show(options: argparse.Namespace) -> dict[str, Any]:
     if not options.json:
         print(path)
     return {"figure": str(path)}
+
+
+def run_study_command(options: argparse.Namespace) -> dict[str, Any]:
+    from sppo_lab.study import StudyPlan, run_study
+
+    plan = StudyPlan(
+        options.algorithms, parse_seeds(options.seeds), chosen_settings(options), options.rates, options.budget
+    )
+    run_study(plan, options.out, options.jobs)
+    if not options.json:
+        print(f"The study is complete: python -m sppo_lab report --study {options.out}")
+    return {"out": options.out, "runs": len(plan.cells())}
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``0-4`` gives 0 to 4, ``0,1,7`` those three."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise LabError(f"--seeds {text!r} is not understood: write them as 0-4 or as 0,1,7.")
+        seeds += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def run_report(options: argparse.Namespace) -> dict[str, Any]:
+    from sppo_lab.statistics import report_table, verdict
+    from sppo_lab.study import read_study
+
+    summary, metrics = read_study(options.folder)
+    table = report_table(summary, metrics, options.target)
+    found, variance, accuracies = verdict(summary) if summary["lr"].nunique() == 1 else (None, None, {})
+    if not options.json:
+        print(table.to_string(index=False))
+        if found is not None:
+            print(f"\nAdvantage variance, sppo minus ppo: {variance}")
+            for name, difference in accuracies.items():
+                print(f"Accuracy, sppo minus {name}: {difference}")
+            print(f"The claim that SPPO's variance does no harm, by these intervals: {found}")
+    return {"table": table.to_dict("records"), "verdict": found}
 
 
 def run_verify(options: argparse.Namespace) -> dict[str, Any]:

@@ -173,8 +173,12 @@ def remove_run(folder: Path) -> None:
 
 
 def response_rows(record: StepRecord, count: int) -> list[dict[str, Any]]:
-    """The first ``count`` responses of a step as rows; log-probabilities in nats, rounded to 5 digits."""
-    rollouts = record.rollouts
+    """The first ``count`` responses of a step as rows; log-probabilities in nats, rounded to 5 digits.
+
+    ``advantage`` is as the loss takes it, the mean over the response's tokens where they differ; ``token_values`` is
+    there where a critic says V before every token.
+    """
+    rollouts, prompt_values = record.rollouts, record.rollouts.prompt_values
     rows = []
     for i, problem in enumerate(record.problems[:count]):
         length = int(rollouts.lengths[i])
@@ -186,13 +190,15 @@ def response_rows(record: StepRecord, count: int) -> list[dict[str, Any]]:
                 "answer": problem.answer,
                 "response": rollouts.texts[i],
                 "reward": rollouts.rewards[i].item(),
-                "value": None if rollouts.values is None else round(rollouts.values[i].item(), 6),
-                "advantage": round(rollouts.advantages[i, 0].item(), 6),
+                "value": None if prompt_values is None else round(prompt_values[i].item(), 6),
+                "advantage": round(rollouts.advantages[i, :length].mean().item(), 6),
                 "truncated": bool(rollouts.truncated[i]),
                 "token_ids": rollouts.response_ids[i, :length].tolist(),
                 "logprobs": [round(number, 5) for number in logprobs],
             }
         )
+        if rollouts.values is not None and rollouts.values.dim() == 2:
+            rows[-1]["token_values"] = [round(number, 5) for number in rollouts.values[i, :length].tolist()]
     return rows
 
 

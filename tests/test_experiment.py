@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sppo_lab.algorithms import ALGORITHMS
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
 from sppo_lab.experiment import Experiment, evaluate_run
@@ -153,6 +154,19 @@ def test_a_second_ctrl_c_stops_at_once_and_keeps_the_last_checkpoint(whole, tmp_
     assert Recorder.open(tmp_path / "run").checkpoints()[-1].name == "step-000002"
     list(Experiment(None, tmp_path / "run", resume=True))
     assert untimed(tmp_path / "run") == untimed(whole[0])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_is_recorded_stopped_and_resumed(tmp_path, algorithm):
+    config = Config(**SMALL | {"algorithm": algorithm, "steps": 3, "prompts_per_step": 4, "checkpoint_every": 1})
+    list(Experiment(config, tmp_path / "whole"))
+    for record in Experiment(config, tmp_path / "stopped"):
+        if record.step == 2:
+            break
+    resumed = Experiment(None, tmp_path / "stopped", resume=True)
+    list(resumed)
+    assert untimed(tmp_path / "stopped") == untimed(tmp_path / "whole")
+    assert resumed.recorder.responses()[-1]["step"] == 3 and (tmp_path / "stopped" / "figure.png").exists()
 
 
 def test_training_runs_in_a_thread(tmp_path):

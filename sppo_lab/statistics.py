@@ -1,0 +1,149 @@
+"""What several seeds say: intervals, paired differences, effect sizes, and a verdict that goes by intervals alone."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sppo_lab.errors import LabError
+
+Verdict = Literal["survives", "refuted", "undecided"]
+GROUP_METHODS = ("grpo", "rloo", "dr-grpo", "dapo")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its 95 % interval; None where there are too few seeds for one."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" if self.low is None else f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap_mean(values: np.ndarray) -> Estimate:
+    """Mean over seeds with a percentile bootstrap interval."""
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Estimate(mean, None, None)
+    if np.ptp(values) == 0:
+        return Estimate(mean, mean, mean)
+    found = stats.bootstrap((values,), np.mean, n_resamples=5000, method="percentile", rng=0).confidence_interval
+    return Estimate(mean, float(found.low), float(found.high))
+
+
+def paired_difference(first: pd.Series, second: pd.Series) -> tuple[Estimate, float | None]:
+    """Mean of ``first - second`` over the seeds that both have, with Student's 95 % interval, and Cohen's d_z.
+
+    Student's interval, because a bootstrap of five differences is too narrow.  Both series are indexed by seed.
+    """
+    differences = (first - second).dropna().to_numpy(dtype=float)
+    if len(differences) == 0:
+        raise LabError("the two algorithms have no seed in common, so they cannot be compared pair by pair.")
+    mean = float(differences.mean())
+    if len(differences) < 2:
+        return Estimate(mean, None, None), None
+    spread = float(differences.std(ddof=1))
+    if spread == 0:
+        return Estimate(mean, mean, mean), None
+    half = float(stats.t.ppf(0.975, len(differences) - 1)) * spread / len(differences) ** 0.5
+    return Estimate(mean, mean - half, mean + half), mean / spread
+
+
+def cost_to_reach(steps: pd.DataFrame, target: float, window: int = 640) -> dict[str, float] | None:
+    """Rollouts and seconds until the mean reward of the last ``window`` responses reaches the target; None if never.
+
+    ``steps`` are the metrics of one run.  A step's reward is the mean over the responses it sampled.
+    """
+    rollouts = steps["num_rollouts"].to_numpy()
+    sampled = np.diff(rollouts, prepend=0)
+    right = np.cumsum(steps["reward"].to_numpy() * sampled)
+    seconds = np.cumsum(steps["step_time"].to_numpy())
+    for i, total in enumerate(rollouts):
+        if total < window:
+            continue
+        start = int(np.searchsorted(rollouts, total - window, side="right"))  # the first step inside the window
+        before = start - 1
+        count = total - (rollouts[before] if before >= 0 else 0)
+        share = (right[i] - (right[before] if before >= 0 else 0.0)) / count
+        if share >= target:
+            return {"rollouts": float(total), "seconds": float(seconds[i])}
+    return None
+
+
+def sign(difference: Estimate) -> int:
+    """1 or -1 if the whole interval lies on that side of 0, else 0: not decided."""
+    if difference.low is None or difference.low <= 0 <= difference.high:
+        return 0
+    return 1 if difference.mean > 0 else -1
+
+
+def settle(variance: Estimate, accuracies: dict[str, Estimate]) -> Verdict:
+    """The experiment that would settle SPPO's claim.
+
+    ``variance`` is SPPO's advantage variance minus PPO's; ``accuracies`` its final accuracy minus that of each group
+    method.  The claim is refuted if the variance is higher *and* the accuracy lower than every group method's; it
+    survives if either is certainly not so; otherwise the seeds do not decide.
+    """
+    if not accuracies:
+        return "undecided"
+    lower = [sign(difference) for difference in accuracies.values()]
+    if sign(variance) == 1 and all(s == -1 for s in lower):
+        return "refuted"
+    if sign(variance) == -1 or any(s == 1 for s in lower):
+        return "survives"
+    return "undecided"
+
+
+def by_seed(summary: pd.DataFrame, algorithm: str, column: str) -> pd.Series:
+    """One number per seed of an algorithm."""
+    return summary[summary["algorithm"] == algorithm].set_index("seed")[column]
+
+
+def verdict(summary: pd.DataFrame) -> tuple[Verdict | None, Estimate | None, dict[str, Estimate]]:
+    """The verdict of a study, with the differences it rests on; None without sppo, ppo and a group method."""
+    there = set(summary["algorithm"])
+    groups = [name for name in GROUP_METHODS if name in there]
+    if not {"sppo", "ppo"} <= there or not groups:
+        return None, None, {}
+    variance, _ = paired_difference(
+        by_seed(summary, "sppo", "advantage_variance"), by_seed(summary, "ppo", "advantage_variance")
+    )
+    accuracy = by_seed(summary, "sppo", "accuracy")
+    accuracies = {name: paired_difference(accuracy, by_seed(summary, name, "accuracy"))[0] for name in groups}
+    return settle(variance, accuracies), variance, accuracies
+
+
+def report_table(summary: pd.DataFrame, metrics: pd.DataFrame, target: float) -> pd.DataFrame:
+    """A row per algorithm and learning rate: accuracy, difference to SPPO, cost to the target, advantage variance."""
+    rows = []
+    for (algorithm, rate), cell in summary.groupby(["algorithm", "lr"], sort=False):
+        costs = [
+            cost_to_reach(steps, target)
+            for _, steps in metrics[(metrics["algorithm"] == algorithm) & (metrics["lr"] == rate)].groupby("seed")
+        ]
+        reached = [cost for cost in costs if cost is not None]
+        row = {
+            "algorithm": algorithm,
+            "lr": f"{rate:g}",
+            "seeds": len(cell),
+            "accuracy": str(bootstrap_mean(cell["accuracy"].to_numpy())),
+            "sd": f"{cell['accuracy'].std(ddof=1):.3f}" if len(cell) > 1 else "",
+        }
+        sppo = summary[(summary["algorithm"] == "sppo") & (summary["lr"] == rate)].set_index("seed")["accuracy"]
+        if algorithm != "sppo" and len(sppo):
+            difference, effect = paired_difference(cell.set_index("seed")["accuracy"], sppo)
+            row |= {"minus sppo": str(difference), "effect d": "" if effect is None else f"{effect:+.2f}"}
+        row |= {
+            f"reached {target:g}": f"{len(reached)} of {len(costs)}",
+            "rollouts": f"{np.mean([c['rollouts'] for c in reached]):.0f}" if reached else "",
+            "seconds": f"{np.mean([c['seconds'] for c in reached]):.0f}" if reached else "",
+            "advantage variance": str(bootstrap_mean(cell["advantage_variance"].to_numpy())),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("")

@@ -1,0 +1,192 @@
+"""Algorithms times seeds, each a run in a process of its own, paired by seed: the same prompts in the same order.
+
+    DIR/study.json       what was asked, versions, date, seconds
+    DIR/runs/NAME/       one run directory per cell, as ``train`` writes it
+    DIR/metrics.parquet  the metrics of all runs, a row a step
+    DIR/summary.parquet  a row per run
+
+A study that was killed goes on where its runs stopped when the same command is given again.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from sppo_lab.algorithms import get_algorithm
+from sppo_lab.config import Config
+from sppo_lab.errors import LabError
+from sppo_lab.recorder import Recorder, versions
+from sppo_lab.storage import read_json, write_json
+
+Budget = Literal["rollouts", "prompts"]
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study compares.  Raises LabError for an unknown algorithm or an empty list."""
+
+    algorithms: list[str]
+    seeds: list[int]
+    settings: dict[str, Any]  # fields of Config, the same for every run
+    rates: list[float] | None = None  # learning rates to search; None: the default alone
+    budget: Budget = "rollouts"
+
+    def __post_init__(self) -> None:
+        if not self.algorithms or not self.seeds:
+            raise LabError("a study needs at least one algorithm and one seed.")
+        for cell in self.cells():
+            get_algorithm(cell.config.algorithm)
+
+    def cells(self) -> list["Cell"]:
+        """One per algorithm, learning rate and seed; the seeds in the outer loop, so that an early stop is balanced."""
+        found = []
+        for seed in self.seeds:
+            for algorithm in self.algorithms:
+                for rate in self.rates or [None]:
+                    changes = {} if rate is None else {"lr": rate}
+                    config = Config(**self.settings | changes | {"algorithm": algorithm, "seed": seed})
+                    name = f"{algorithm}-seed-{seed}" + ("" if rate is None else f"-lr-{rate:g}")
+                    found.append(Cell(name, self.at_budget(config)))
+        return found
+
+    def at_budget(self, config: Config) -> Config:
+        """Equal rollouts per step: group methods get fewer prompts.  Equal prompts, as in the paper: they sample more."""
+        if self.budget == "prompts":
+            return config
+        row = get_algorithm(config.algorithm)
+        per_prompt = row.fill(config).group_size + row.greedy_baseline
+        if config.prompts_per_step % per_prompt:
+            raise LabError(
+                f"prompts_per_step = {config.prompts_per_step} rollouts cannot be shared by {per_prompt} per prompt "
+                f"({config.algorithm}): choose a multiple."
+            )
+        return config.replace(prompts_per_step=config.prompts_per_step // per_prompt)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study."""
+
+    name: str
+    config: Config
+
+
+def run_study(plan: StudyPlan, out: str | Path, jobs: int | None = None) -> None:
+    """Run every cell that is not complete, ``jobs`` at a time (one per core), then write the tables.
+
+    Raises LabError if the directory holds another study, or a run fails.
+    """
+    out = Path(out)
+    start_study(out, plan)
+    jobs = min(jobs or os.cpu_count() or 1, len(plan.cells()))
+    waiting = [cell for cell in plan.cells() if not is_complete(out / "runs" / cell.name)]
+    running: dict[Cell, subprocess.Popen] = {}
+    total = sum(cell.config.steps for cell in plan.cells())
+    with tqdm(total=total, desc="study", unit="step") as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    cell = waiting.pop(0)
+                    running[cell] = start_cell(cell, out, max(1, (os.cpu_count() or 1) // jobs))
+                time.sleep(0.5)
+                for cell, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[cell]
+                        if process.returncode:
+                            raise LabError(f"{cell.name} failed: see {out / 'runs' / (cell.name + '.log')}.")
+                bar.n = sum(steps_done(out / "runs" / cell.name) for cell in plan.cells())
+                bar.set_postfix_str(", ".join(cell.name for cell in running), refresh=True)
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+    write_tables(plan, out)
+
+
+def start_study(out: Path, plan: StudyPlan) -> None:
+    """Note what was asked, or check that it is what was asked before."""
+    path = out / "study.json"
+    if path.exists():
+        if read_json(path).get("plan") != asdict(plan):
+            raise LabError(f"{out} holds another study: choose another directory with --out.")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise LabError(f"{out} holds something other than a study: choose another directory with --out.")
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    write_json(path, {"sppo_lab_study": 1, "plan": asdict(plan), "versions": versions()})
+
+
+def start_cell(cell: Cell, out: Path, threads: int) -> subprocess.Popen:
+    """``python -m sppo_lab train`` for the cell, its output in a log beside the run."""
+    folder = out / "runs" / cell.name
+    options = [
+        f"--{name.replace('_', '-')}={value}" if not isinstance(value, bool) else f"--{name.replace('_', '-')}"
+        for name, value in cell.config.to_dict().items()
+        if value != getattr(Config(), name)
+    ]
+    command = [sys.executable, "-m", "sppo_lab", "train", f"--out={folder}", "--resume", "--json", *options]
+    package = str(Path(__file__).resolve().parents[1])
+    with open(f"{folder}.log", "wb") as log:
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ
+            | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)])},
+        )
+
+
+def is_complete(folder: Path) -> bool:
+    return (folder / "evaluation-after.json").exists()
+
+
+def steps_done(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def write_tables(plan: StudyPlan, out: Path) -> None:
+    """metrics.parquet and summary.parquet, from the run directories."""
+    metrics, rows = [], []
+    for cell in plan.cells():
+        recorder = Recorder.open(out / "runs" / cell.name)
+        steps = recorder.metrics()
+        keys = {"algorithm": cell.config.algorithm, "seed": cell.config.seed, "lr": cell.config.lr}
+        metrics.append(steps.assign(**keys))
+        before, after = recorder.evaluation("before"), recorder.evaluation("after")
+        rows.append(
+            keys
+            | {
+                "prompts_per_step": cell.config.prompts_per_step,
+                "steps": len(steps),
+                "rollouts": int(steps["num_rollouts"].iloc[-1]),
+                "seconds": float(steps["step_time"].sum()),
+                "accuracy_before": before.accuracy,
+                "accuracy": after.accuracy,
+                "greedy": after.report()["greedy"],
+                "mean_length": after.mean_length,
+                "advantage_variance": float(steps["advantage/variance"].mean()),
+                "advantage_second_moment": float(steps["advantage/second_moment"].mean()),
+            }
+        )
+    pd.concat(metrics, ignore_index=True).astype({"seed": int}).to_parquet(out / "metrics.parquet", index=False)
+    pd.DataFrame(rows).to_parquet(out / "summary.parquet", index=False)
+
+
+def read_study(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The summary and the metrics of a finished study; LabError if it is not one."""
+    folder = Path(folder)
+    missing = [name for name in ("summary.parquet", "metrics.parquet") if not (folder / name).exists()]
+    if missing:
+        raise LabError(
+            f"{folder} is not a finished study: {', '.join(missing)} is missing. Give the study command again."
+        )
+    return pd.read_parquet(folder / "summary.parquet"), pd.read_parquet(folder / "metrics.parquet")
