@@ -57,7 +57,7 @@ class StudyPlan:
         return found
 
     def at_budget(self, config: Config) -> Config:
-        """Equal rollouts per step: group methods get fewer prompts.  Equal prompts, as in the paper: they sample more."""
+        """Equal rollouts per step give group methods fewer prompts; equal prompts, as in the paper, change nothing."""
         if self.budget == "prompts":
             return config
         row = get_algorithm(config.algorithm)
