@@ -194,6 +194,21 @@ def get_algorithm(name: str) -> Algorithm:
     return ALGORITHMS[name]
 
 
+def at_equal_rollouts(config: Config) -> Config:
+    """As many responses per step as ``sppo`` samples: a method that samples several per prompt gets fewer prompts.
+
+    Raises LabError where ``prompts_per_step`` cannot be shared evenly.
+    """
+    row = get_algorithm(config.algorithm)
+    per_prompt = row.fill(config).group_size + row.greedy_baseline
+    if config.prompts_per_step % per_prompt:
+        raise LabError(
+            f"prompts_per_step = {config.prompts_per_step} rollouts cannot be shared by {per_prompt} per prompt "
+            f"({config.algorithm}): choose a multiple."
+        )
+    return config.replace(prompts_per_step=config.prompts_per_step // per_prompt)
+
+
 def scaled_advantages(raw: Tensor, batch: Rollouts, config: Config) -> tuple[Tensor, Tensor]:
     """An algorithm's advantage, (B,) or (B, T), as (B, T) before scaling and as (B, T) for the loss."""
     mask = batch.response_mask

@@ -106,25 +106,25 @@ class Bandit:
         values = (p if values is None else values.to(p))[:, None]
         right = self._score_given(self.rewards)  # mean score function (C, K) and mean squared length (C,)
         wrong = self._score_given(1 - self.rewards)
-        cross = (right[0] * wrong[0]).sum(1)
-        mean, square, second, silent = torch.zeros_like(self.logits), *torch.zeros(3, len(p), dtype=p.dtype)
-        for s in range(size + 1):
-            chance = _binomial(size, s, p)
-            outcome = (torch.arange(size) < s).to(p).expand(len(p), size).contiguous()
-            advantages = estimator.advantage(outcome, values)
-            plus, minus = advantages[:, 0] * (s > 0), advantages[:, -1] * (s < size)
-            f = size - s
-            mean += (chance / size)[:, None] * ((plus * s)[:, None] * right[0] + (minus * f)[:, None] * wrong[0])
-            square += (chance / size**2) * (
-                plus**2 * (s * right[1] + s * (s - 1) * right[0].square().sum(1))
-                + minus**2 * (f * wrong[1] + f * (f - 1) * wrong[0].square().sum(1))
-                + 2 * plus * minus * s * f * cross
-            )
-            second += chance * (s * plus**2 + f * minus**2) / size
-            silent += chance * (s * (plus == 0) + f * (minus == 0)) / size
-        mean = mean / len(p)
-        variance = (square.mean() - mean.square().sum()) / (rollouts / size)
-        return Moments(mean, float(variance), float(silent.mean()), float(second.mean()))
+        successes = torch.arange(size + 1).to(p)[:, None]  # s, (G + 1, 1); everything below is (G + 1, C)
+        failures = size - successes
+        chance = binomial_probabilities(size, p)
+        outcomes = (torch.arange(size) < successes).to(p).repeat_interleave(len(p), 0)  # rewards, (S C, G)
+        advantages = estimator.advantage(outcomes, values.repeat(size + 1, 1))
+        plus = (advantages[:, 0].view(size + 1, -1) * (successes > 0)).to(p)
+        minus = (advantages[:, -1].view(size + 1, -1) * (failures > 0)).to(p)
+
+        mean = (chance * plus * successes).sum(0)[:, None] * right[0]
+        mean = (mean + (chance * minus * failures).sum(0)[:, None] * wrong[0]) / (size * len(p))
+        square = (
+            plus**2 * (successes * right[1] + successes * (successes - 1) * right[0].square().sum(1))
+            + minus**2 * (failures * wrong[1] + failures * (failures - 1) * wrong[0].square().sum(1))
+            + 2 * plus * minus * successes * failures * (right[0] * wrong[0]).sum(1)
+        ) / size**2
+        variance = ((chance * square).sum(0).mean() - mean.square().sum()) / (rollouts / size)
+        second = chance * (successes * plus**2 + failures * minus**2) / size
+        silent = chance * (successes * (plus == 0) + failures * (minus == 0)) / size
+        return Moments(mean, float(variance), float(silent.sum(0).mean()), float(second.sum(0).mean()))
 
     def _score_given(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of the score function over the chosen actions, (C, K), and mean of its squared length, (C,).
@@ -161,7 +161,8 @@ class Bandit:
         return found
 
 
-def _binomial(n: int, s: int, p: Tensor) -> Tensor:
-    """Chance of s successes in n trials."""
-    distribution = torch.distributions.Binomial(n, probs=p, validate_args=False)
-    return distribution.log_prob(torch.tensor(float(s), dtype=p.dtype)).exp()
+def binomial_probabilities(n: int, p: Tensor) -> Tensor:
+    """Chance of 0 to n successes in n trials, (n + 1, C), for each success rate p (C,)."""
+    s = torch.arange(n + 1).to(p)[:, None]
+    ways = torch.lgamma(torch.tensor(n + 1.0).to(p)) - torch.lgamma(s + 1) - torch.lgamma(n - s + 1)
+    return torch.exp(ways + torch.xlogy(s, p) + torch.xlogy(n - s, 1 - p))

@@ -148,13 +148,10 @@ class Experiment:
 def evaluate_run(folder: str | Path, samples: int, prompts: int | None = None, step: int | None = None) -> Evaluation:
     """Evaluate a checkpoint of a run (the newest, or that of ``step``) on its test problems."""
     recorder = Recorder.open(folder)
-    saved = {int(path.name.removeprefix("step-")): path for path in recorder.checkpoints()}
-    if not saved or (step is not None and step not in saved):
-        there = ", ".join(map(str, saved)) or "none yet"
-        raise LabError(f"{folder} holds no checkpoint of step {step or 0}; those there are: {there}.")
+    checkpoint = recorder.checkpoint_of(step)
     config = recorder.config if prompts is None else recorder.config.replace(eval_prompts=prompts)
     trainer = Trainer(config)
-    load_weights(saved[max(saved) if step is None else step], trainer.policy, trainer.critic)
+    load_weights(checkpoint, trainer.policy, trainer.critic)
     return evaluate_trainer(trainer, samples=samples)
 
 

@@ -123,6 +123,14 @@ class Recorder:
         found = (self.folder / "checkpoints").glob("step-*")
         return sorted(path for path in found if path.suffix != PARTIAL)
 
+    def checkpoint_of(self, step: int | None = None) -> Path:
+        """The newest checkpoint, or that of ``step``; LabError if there is none."""
+        saved = {int(path.name.removeprefix("step-")): path for path in self.checkpoints()}
+        if not saved or (step is not None and step not in saved):
+            there = ", ".join(map(str, saved)) or "none yet"
+            raise LabError(f"{self.folder} holds no checkpoint of step {step or 0}; those there are: {there}.")
+        return saved[max(saved) if step is None else step]
+
     def save_checkpoint(self, trainer: Trainer) -> None:
         """Write a checkpoint, once the rows it stands on are on the disk, and drop the oldest."""
         for name in ROWS:

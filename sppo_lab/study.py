@@ -19,7 +19,7 @@ from typing import Any, Literal
 import pandas as pd
 from tqdm.auto import tqdm
 
-from sppo_lab.algorithms import get_algorithm
+from sppo_lab.algorithms import at_equal_rollouts, get_algorithm
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.recorder import Recorder, versions
@@ -36,13 +36,14 @@ class StudyPlan:
     seeds: list[int]
     settings: dict[str, Any]  # fields of Config, the same for every run
     rates: list[float] | None = None  # learning rates to search; None: the default alone
-    budget: Budget = "rollouts"
+    budget: Budget = "rollouts"  # what is equal per step: responses, or prompts as in the paper
 
     def __post_init__(self) -> None:
         if not self.algorithms or not self.seeds:
             raise LabError("a study needs at least one algorithm and one seed.")
-        for cell in self.cells():
-            get_algorithm(cell.config.algorithm)
+        for name in self.algorithms:
+            get_algorithm(name)
+        self.cells()
 
     def cells(self) -> list["Cell"]:
         """One per algorithm, learning rate and seed; the seeds in the outer loop, so that an early stop is balanced."""
@@ -53,21 +54,8 @@ class StudyPlan:
                     changes = {} if rate is None else {"lr": rate}
                     config = Config(**self.settings | changes | {"algorithm": algorithm, "seed": seed})
                     name = f"{algorithm}-seed-{seed}" + ("" if rate is None else f"-lr-{rate:g}")
-                    found.append(Cell(name, self.at_budget(config)))
+                    found.append(Cell(name, at_equal_rollouts(config) if self.budget == "rollouts" else config))
         return found
-
-    def at_budget(self, config: Config) -> Config:
-        """Equal rollouts per step give group methods fewer prompts; equal prompts, as in the paper, change nothing."""
-        if self.budget == "prompts":
-            return config
-        row = get_algorithm(config.algorithm)
-        per_prompt = row.fill(config).group_size + row.greedy_baseline
-        if config.prompts_per_step % per_prompt:
-            raise LabError(
-                f"prompts_per_step = {config.prompts_per_step} rollouts cannot be shared by {per_prompt} per prompt "
-                f"({config.algorithm}): choose a multiple."
-            )
-        return config.replace(prompts_per_step=config.prompts_per_step // per_prompt)
 
 
 @dataclass(frozen=True)
@@ -95,7 +83,7 @@ def run_study(plan: StudyPlan, out: str | Path, jobs: int | None = None) -> None
                 while waiting and len(running) < jobs:
                     cell = waiting.pop(0)
                     running[cell] = start_cell(cell, out, max(1, (os.cpu_count() or 1) // jobs))
-                time.sleep(0.5)
+                time.sleep(1.0)
                 for cell, process in list(running.items()):
                     if process.poll() is not None:
                         del running[cell]

@@ -7,6 +7,7 @@ the *gradient*, at an equal number of rollouts, against its length.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,14 @@ from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sppo_lab.algorithms import at_equal_rollouts, get_algorithm
+from sppo_lab.checkpoint import load_weights
 from sppo_lab.errors import LabError
 from sppo_lab.evaluate import Evaluation
+from sppo_lab.experiment import evaluate_run
 from sppo_lab.loss import TOKEN_WEIGHTS
 from sppo_lab.optimize import micro_batches
+from sppo_lab.recorder import Recorder
 from sppo_lab.rollout import Rollouts
 from sppo_lab.trainer import Trainer
 from sppo_lab.update import loss_mask, token_losses
@@ -131,6 +136,30 @@ def gradient_noise(
         silent=float(np.mean(silent)),
         second_moment=float(np.mean(second)),
     )
+
+
+def trainer_at(folder: str | Path, algorithm: str, step: int | None = None) -> Trainer:
+    """A trainer of ``algorithm`` at the policy of a run (its newest checkpoint, or that of ``step``).
+
+    It samples as many responses for one estimate as the run did per step.  A critic comes from the run too, so the
+    algorithm's baseline must be none or the run's own; another raises LabError.
+    """
+    recorder = Recorder.open(folder)
+    kind, own = get_algorithm(algorithm).baseline, get_algorithm(recorder.config.algorithm).baseline
+    if kind not in ("none", own):
+        raise LabError(
+            f"{algorithm} needs a trained baseline ({kind}), which the {recorder.config.algorithm} run in {folder} "
+            "does not hold: give a run of that algorithm."
+        )
+    trainer = Trainer(at_equal_rollouts(recorder.config.replace(algorithm=algorithm, group_size=None)))
+    load_weights(recorder.checkpoint_of(step), trainer.policy, trainer.critic)
+    return trainer
+
+
+def split_along(folder: str | Path, samples: int = 16, prompts: int = 100) -> dict[int, Split]:
+    """Step to split, at every checkpoint that a run has kept: how noise and error change while the policy moves."""
+    steps = [int(path.name.removeprefix("step-")) for path in Recorder.open(folder).checkpoints()]
+    return {step: split_evaluation(evaluate_run(folder, samples, prompts, step)) for step in steps}
 
 
 def separation_by_position(

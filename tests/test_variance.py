@@ -5,13 +5,17 @@ import torch
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.evaluate import Evaluation
+from sppo_lab.experiment import Experiment
+from sppo_lab.models import trainable_parameters
 from sppo_lab.trainer import Trainer
 from sppo_lab.variance import (
     gradient_noise,
     policy_gradient,
     separation_by_position,
+    split_along,
     split_evaluation,
     split_second_moment,
+    trainer_at,
 )
 
 SMALL = {"prompts_per_step": 8, "max_new_tokens": 16, "steps": 1}
@@ -84,3 +88,20 @@ def test_separation_is_chance_where_values_know_nothing_and_certain_where_they_d
     assert np.abs(areas[:7] - 0.5).max() < 0.05 and areas[-1] == 1.0
     with pytest.raises(LabError, match="only right or only wrong"):
         separation_by_position(values, torch.ones(3000), lengths)
+
+
+def test_other_algorithms_at_the_policy_of_a_run(tmp_path):
+    run = tmp_path / "run"
+    config = Config(steps=2, prompts_per_step=8, max_new_tokens=12, eval_prompts=4, eval_samples=4, checkpoint_every=1)
+    experiment = Experiment(config, run)
+    list(experiment)
+    trained = trainable_parameters(experiment.trainer.policy.model)
+    for algorithm, prompts in (("sppo", 8), ("rloo", 1), ("remax", 4)):
+        trainer = trainer_at(run, algorithm)
+        assert trainer.config.prompts_per_step == prompts
+        found = trainable_parameters(trainer.policy.model)
+        assert all(torch.equal(weight, trained[name]) for name, weight in found.items())
+    with pytest.raises(LabError, match="needs a trained baseline"):
+        trainer_at(run, "ppo")
+    splits = split_along(run, samples=2, prompts=4)
+    assert list(splits) == [1, 2] and all(0 <= split.noise <= 0.5 for split in splits.values())

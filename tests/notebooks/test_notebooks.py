@@ -22,7 +22,7 @@ def short(monkeypatch):
 
 
 def test_the_series_is_there():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["00", "05"]
+    assert [path.name[:2] for path in NOTEBOOKS] == ["00", "05", "06"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=notebook_id)

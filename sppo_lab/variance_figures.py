@@ -1,0 +1,139 @@
+"""Figures of the lens on variance; they draw what is handed to them."""
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sppo_lab.bandit import Bandit, Estimator
+from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
+from sppo_lab.variance import GradientNoise, Split
+
+STYLES = {"rloo": (ORANGE, "-.", "rloo, dr-grpo"), "grpo": (VERMILION, "--", "grpo")}
+
+
+def bandit_figure(solve_rates: Tensor, error: float = 0.0, rollouts: int = 64, sizes=(2, 4, 8, 16, 32)) -> Figure:
+    """Exact noise-to-signal of the gradient at equal rollouts, and the share without signal, against the group size.
+
+    ``error`` is what the critic of sppo is off by at every prompt, up or down in turn.
+    """
+    bandit = Bandit.with_solve_rates(solve_rates)
+    signs = torch.where(torch.arange(len(solve_rates)) % 2 == 0, 1.0, -1.0)
+    values = (bandit.solve_rates + error * signs).clamp(0, 1)
+    single = bandit.moments(Estimator.of("sppo", 1), rollouts, values)
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.axhline(1 / single.signal_to_noise, color=BLUE, linewidth=2, label=f"sppo, critic off by {error:g}")
+    for name, (color, style, label) in STYLES.items():
+        found = [bandit.moments(Estimator.of(name, size), rollouts) for size in sizes]
+        left.plot(sizes, [1 / m.signal_to_noise for m in found], style, color=color, marker="o", label=label)
+        if name == "grpo":
+            right.plot(sizes, [m.silent for m in found], style, color=color, marker="o", label="every group method")
+    right.axhline(single.silent, color=BLUE, linewidth=2, label="sppo")
+    left.set(
+        title=f"Noise-to-signal of the gradient, {rollouts} rollouts",
+        xlabel="group size G",
+        ylabel="variance / squared length",
+        ylim=(0, None),
+    )
+    right.set(title="Rollouts without signal", xlabel="group size G", ylabel="share", ylim=(-0.03, 1.03))
+    for ax in (left, right):
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(sizes, [str(size) for size in sizes])
+        ax.minorticks_off()
+        ax.legend(frameon=False)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def critic_error_figure(solve_rates: Tensor, group_size: int = 8, rollouts: int = 64) -> Figure:
+    """Exact noise-to-signal of sppo against its critic's error, beside a group method that needs no critic."""
+    bandit = Bandit.with_solve_rates(solve_rates)
+    signs = torch.where(torch.arange(len(solve_rates)) % 2 == 0, 1.0, -1.0)
+    errors = np.linspace(0, 0.5, 26)
+    found = [bandit.moments(Estimator.of("sppo", 1), rollouts, bandit.solve_rates + float(e) * signs) for e in errors]
+    group = bandit.moments(Estimator.of("rloo", group_size), rollouts)
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    noise = found[0].second_moment
+    left.fill_between(errors, 0, noise, color=GREY, alpha=0.35, label="E[p(1 - p)], irreducible")
+    left.fill_between(errors, noise, [m.second_moment for m in found], color=BLUE, alpha=0.5, label="E[(p - V)^2]")
+    left.set(title="Second moment of the advantage", xlabel="error of the critic", ylabel="E[A^2]", ylim=(0, None))
+    right.plot(errors, [1 / m.signal_to_noise for m in found], color=BLUE, linewidth=2, label="sppo")
+    right.axhline(
+        1 / group.signal_to_noise, color=ORANGE, linestyle="-.", linewidth=2, label=f"rloo, {group_size} per prompt"
+    )
+    right.set(
+        title=f"Noise-to-signal of the gradient, {rollouts} rollouts",
+        xlabel="error of the critic",
+        ylabel="variance / squared length",
+        ylim=(0, None),
+    )
+    for ax in (left, right):
+        ax.legend(frameon=False)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def noise_figure(found: list[GradientNoise]) -> Figure:
+    """Measured gradients of several algorithms at equal rollouts: variance, noise-to-signal, share without signal."""
+    figure = Figure(figsize=(11, 0.55 * len(found) + 1.6), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    names = [noise.algorithm for noise in found]
+    rows = np.arange(len(found))[::-1]
+    variance = np.array([noise.variance for noise in found])
+    low, high = np.array([noise.variance_interval for noise in found]).T
+    axes[0].barh(rows, variance, color=GREY, xerr=[variance - low, high - variance], capsize=4)
+    axes[0].set(title="Variance (depends on the scale of A)", xlabel="trace of the covariance")
+    ratio = [noise.variance / noise.signal if noise.signal > 0 else np.nan for noise in found]
+    axes[1].barh(rows, ratio, color=BLUE)
+    for row, value in zip(rows, ratio, strict=True):
+        if np.isnan(value):
+            axes[1].annotate(
+                "the signal drowns: more repeats", (0, row), (4, 0), textcoords="offset points", va="center"
+            )
+    axes[1].set(title="Noise-to-signal (free of scale)", xlabel="variance / squared length")
+    axes[2].barh(rows, [noise.silent for noise in found], color=VERMILION)
+    axes[2].set(title="Rollouts without signal", xlabel="share", xlim=(0, 1))
+    axes[0].set_yticks(rows, names)
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def split_figure(splits: dict[int, Split]) -> Figure:
+    """Noise and critic's error along a training run, stacked."""
+    steps = list(splits)
+    noise = np.array([splits[step].noise for step in steps])
+    error = np.array([splits[step].error for step in steps])
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    ax = figure.subplots()
+    places = np.arange(len(steps))
+    ax.bar(places, noise, 0.6, color=GREY, label="E[p(1 - p)], irreducible")
+    ax.bar(places, np.maximum(error, 0), 0.6, bottom=noise, color=BLUE, label="E[(p - V)^2], the critic")
+    ax.set_xticks(places, [str(step) for step in steps])
+    ax.set(title="Second moment of the advantage", xlabel="step", ylabel="E[A^2]", ylim=(0, None))
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def separation_figure(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """How well V(s_t) tells right from wrong along the response; label to what ``separation_by_position`` returns."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    ax = figure.subplots()
+    styles = zip(curves.items(), (BLUE, VERMILION, GREEN, ORANGE), ("-", "--", "-.", ":"), strict=False)
+    for (label, (middles, areas)), color, style in styles:
+        ax.plot(middles, areas, style, color=color, marker="o", label=label)
+    ax.axhline(0.5, color=GREY, linewidth=1)
+    ax.annotate("chance", (1, 0.5), (0, 3), textcoords="offset points", ha="right", color=GREY)
+    ax.set(
+        title="Right from wrong by V(s_t)",
+        xlabel="place in the response, share of its length",
+        ylabel="AUC",
+        xlim=(0, 1),
+        ylim=(0.4, 1.02),
+    )
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+import torch
+
+from sppo_lab.variance import GradientNoise, Split
+from sppo_lab.variance_figures import bandit_figure, noise_figure, separation_figure, split_figure
+
+RATES = torch.linspace(0.05, 0.95, 20)
+
+
+def test_the_lines_of_the_bandit_figure_are_the_exact_numbers():
+    from sppo_lab.bandit import Bandit, Estimator
+
+    left, right = bandit_figure(RATES, error=0.1).axes
+    exact = Bandit.with_solve_rates(RATES).moments(Estimator.of("rloo", 8), 64)
+    drawn = {line.get_label(): line for line in left.get_lines()}
+    assert drawn["rloo, dr-grpo"].get_ydata()[2] == pytest.approx(1 / exact.signal_to_noise)
+    assert right.get_lines()[0].get_ydata()[2] == pytest.approx(exact.silent)
+
+
+def test_a_drowned_signal_is_said_and_not_drawn():
+    noise = [
+        GradientNoise("sppo", 64, 10, 2.0, (1.5, 2.5), 0.5, 0.0, 0.2),
+        GradientNoise("grpo", 64, 10, 2.0, (1.5, 2.5), -0.1, 0.5, 0.2),
+    ]
+    _, ratio, silent = noise_figure(noise).axes
+    assert [text.get_text() for text in ratio.texts] == ["the signal drowns: more repeats"]
+    assert [bar.get_width() for bar in silent.patches] == [0.0, 0.5]
+
+
+def test_the_other_figures_draw_what_they_are_given():
+    figure = split_figure({0: Split(0.2, 0.05), 100: Split(0.1, -0.001)})
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert heights == pytest.approx([0.2, 0.1, 0.05, 0.0])
+    curve = (np.array([0.25, 0.75]), np.array([0.5, 0.9]))
+    assert list(separation_figure({"ppo": curve}).axes[0].get_lines()[0].get_ydata()) == [0.5, 0.9]
