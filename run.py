@@ -6,7 +6,7 @@
     python3 run.py setup    install only
 
 On Windows, type `py` for `python3`.  The first call installs everything into .venv beside this file, which
-takes a few minutes and 2 GB; later calls start at once and need no network.  What follows a command is passed
+takes a few minutes and 3 GB; later calls start at once and need no network.  What follows a command is passed
 on: `run.py lab --no-browser`, `run.py demo --help`, `run.py test -k loss`.  To start afresh, delete .venv.
 """
 
@@ -211,7 +211,10 @@ def latest_activity() -> str:
     if not unpacking:
         return line
     wanted = {same_name(name) for name in names.split(", ")}
-    there = {same_name(path.name.split("-")[0]) for path in VENV.glob("**/site-packages/*.dist-info")}
+    try:
+        there = {same_name(path.name.split("-")[0]) for path in VENV.glob("**/site-packages/*.dist-info")}
+    except OSError:  # pip removes and renames folders meanwhile
+        return "Unpacking"
     return f"Unpacking: {len(wanted & there)} of {len(wanted)} packages"
 
 

@@ -21,7 +21,9 @@ SUPPRESS = argparse.SUPPRESS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for a mistake the user can mend, 130 when interrupted."""
-    options = build_parser().parse_args(arguments)
+    options, unknown = build_parser().parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"there is no option {unknown[0]}")
     try:
         result = options.run(options)
     except LabError as error:
@@ -96,8 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_command(commands: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-    command.set_defaults(run=run, command=name)
+    command = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
+    )
+    command.set_defaults(run=run, command=name, parser=command)
     command.add_argument("--json", action="store_true", help="print the result as JSON, on the last line")
     return command
 
@@ -240,6 +244,8 @@ def parse_seeds(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise LabError(f"--seeds {text!r} is not understood: write them as 0-4 or as 0,1,7.")
+        if int(last or first) < int(first):
+            raise LabError(f"--seeds {text!r} runs backwards: write the smaller number first.")
         seeds += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(seeds))
 
@@ -253,7 +259,9 @@ def run_report(options: argparse.Namespace) -> dict[str, Any]:
     found, variance, accuracies = verdict(summary) if summary["lr"].nunique() == 1 else (None, None, {})
     if not options.json:
         print(table.to_string(index=False))
-        if found is not None:
+        if found is None:
+            print("\nNo verdict: it needs one learning rate, and sppo, ppo and a group method such as grpo.")
+        else:
             print(f"\nAdvantage variance, sppo minus ppo: {variance}")
             for name, difference in accuracies.items():
                 print(f"Accuracy, sppo minus {name}: {difference}")
@@ -287,9 +295,13 @@ def run_verify(options: argparse.Namespace) -> dict[str, Any]:
 
 def resume_hint(options: argparse.Namespace) -> str:
     """How to go on after Ctrl-C, where there is something to go on with."""
+    if options.command == "study":
+        return " Give the same command again to go on."
     if options.command not in ("train", "demo") or not (Path(options.out) / "config.json").exists():
         return ""
-    return f" Everything is saved; go on with: python -m sppo_lab {options.command} --out {options.out} --resume"
+    saved = (Path(options.out) / "checkpoints").exists()
+    state = "Everything is saved; go on with" if saved else "No step was trained yet; begin again with"
+    return f" {state}: python -m sppo_lab {options.command} --out {options.out} --resume"
 
 
 def _cell(text: str, width: int) -> str:

@@ -43,6 +43,8 @@ class StudyPlan:
             raise LabError("a study needs at least one algorithm and one seed.")
         for name in self.algorithms:
             get_algorithm(name)
+        if len(set(self.algorithms)) < len(self.algorithms):
+            raise LabError("an algorithm is named twice: name each once.")
         self.cells()
 
     def cells(self) -> list["Cell"]:
@@ -172,6 +174,8 @@ def write_tables(plan: StudyPlan, out: Path) -> None:
 def read_study(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The summary and the metrics of a finished study; LabError if it is not one."""
     folder = Path(folder)
+    if not folder.is_dir():
+        raise LabError(f"there is no directory {folder}.")
     missing = [name for name in ("summary.parquet", "metrics.parquet") if not (folder / name).exists()]
     if missing:
         raise LabError(

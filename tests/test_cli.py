@@ -206,7 +206,7 @@ def test_ctrl_c_saves_and_prints_how_to_resume(tmp_path):
 
 
 def test_a_mistyped_option_does_not_bring_the_whole_manual(capsys):
-    for arguments in (["train", "--out=x", "--steps=two"], ["train"], ["fly"], ["train", "--out=x", "--learning=1"]):
+    for arguments in (["train", "--out=x", "--steps=two"], ["train"], ["fly"], ["train", "--out=x", "--step=1"]):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         printed = capsys.readouterr().err.splitlines()
