@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sppo_lab.config import Config
 from sppo_lab.models import Policy
@@ -38,14 +39,13 @@ class CriticBaseline:
 
     @torch.no_grad()
     def values(self, batch: Rollouts) -> Tensor:
-        parts = micro_batches(batch, self.config.micro_batch_size)
-        found = [self.critic.as_value(self.critic(part)) for part, _ in parts]
-        if found[0].dim() == 1:
-            return torch.cat(found)
-        values = torch.zeros_like(batch.old_logprobs)
-        for value, rows in zip(found, torch.arange(len(batch)).split(len(found[0])), strict=True):
-            values[rows, : value.shape[1]] = value
-        return values * batch.response_mask
+        found = []
+        for part, _ in micro_batches(batch, self.config.micro_batch_size):
+            value = self.critic.as_value(self.critic(part))
+            if value.dim() == 2:  # a part may be narrower than the batch
+                value = pad(value * part.response_mask, (0, batch.response_mask.shape[1] - value.shape[1]))
+            found.append(value)
+        return torch.cat(found)
 
     def update(self, batch: Rollouts) -> dict[str, float]:
         total, norms = 0.0, []

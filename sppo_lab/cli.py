@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tqdm import tqdm
-
 from sppo_lab import __version__
+from sppo_lab.commands import run_evaluate, run_report, run_show, run_study_command, run_train, run_verify
 from sppo_lab.config import TIERS, Config, describe_limits, field_type, is_switch, is_text
 from sppo_lab.errors import LabError
 
@@ -147,152 +146,6 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def run_train(options: argparse.Namespace) -> dict[str, Any]:
-    print("Loading the libraries, the model and the problems ...", file=sys.stderr, flush=True)
-    from sppo_lab.experiment import Experiment
-
-    chosen = chosen_settings(options)
-    if options.resume and (Path(options.out) / "config.json").exists():
-        from sppo_lab.recorder import Recorder
-
-        config = Recorder.open(options.out).config.replace(**chosen)
-    else:
-        if options.resume:
-            print(f"{options.out} holds no run yet: starting one.", file=sys.stderr)
-        config = Config.for_tier(options.tier, **chosen)
-    if options.command == "demo" and not options.resume:
-        options.overwrite = True
-    experiment = Experiment(config, options.out, resume=options.resume, overwrite=options.overwrite)
-    for _ in experiment:
-        pass
-    summary = experiment.summary()
-    print(training_report(summary), file=sys.stderr if options.json else sys.stdout)
-    return summary
-
-
-def chosen_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of Config that were given on the command line."""
-    names = {setting.name for setting in dataclasses.fields(Config)}
-    return {name: value for name, value in vars(options).items() if name in names}
-
-
-def training_report(summary: dict[str, Any]) -> str:
-    """A run's summary in sentences."""
-
-    def accuracy(when: str) -> str:
-        low, high = summary[f"accuracy_{when}_interval"]
-        return f"{summary[f'accuracy_{when}']:.3f} (95 % interval {low:.3f} to {high:.3f})"
-
-    lines = [
-        f"{summary['algorithm']} on {summary['task']}: {summary['steps']} steps, {summary['rollouts']} responses in "
-        f"{summary['seconds']:.0f} s.",
-        f"Accuracy on the test problems before training: {accuracy('before')}",
-        f"                                       and after: {accuracy('after')}",
-    ]
-    rewarded = summary["frac_prompts_rewarded"]
-    if rewarded is not None and rewarded < 0.05:
-        lines.append(
-            f"{rewarded:.1%} of the sampled prompts got any right response, so there was next to no signal to learn "
-            "from. Start from a stronger model or easier problems."
-        )
-    return "\n".join([*lines, f"Figure: {Path(summary['out']) / 'figure.png'}"])
-
-
-def run_evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    from sppo_lab.experiment import evaluate_run
-
-    if options.samples < 1 or (options.prompts is not None and options.prompts < 1):
-        raise LabError("--samples and --prompts must be at least 1.")
-    report = evaluate_run(options.folder, options.samples, options.prompts, options.step).report()
-    if not options.json:
-        for name, value in report.items():
-            if not name.endswith("_interval"):
-                print(f"{name:>12}  {_shown(value)}{_shown_interval(report.get(f'{name}_interval'))}")
-    return report
-
-
-def run_show(options: argparse.Namespace) -> dict[str, Any]:
-    from sppo_lab.experiment import writing
-    from sppo_lab.figures import run_figure
-    from sppo_lab.recorder import Recorder
-
-    recorder = Recorder.open(options.folder)
-    path = Path(options.out or recorder.folder / "figure.png")
-    with writing(path.parent):
-        run_figure(recorder).savefig(path, dpi=120)
-    if not options.json:
-        print(path)
-    return {"figure": str(path)}
-
-
-def run_study_command(options: argparse.Namespace) -> dict[str, Any]:
-    from sppo_lab.study import StudyPlan, run_study
-
-    plan = StudyPlan(
-        options.algorithms, parse_seeds(options.seeds), chosen_settings(options), options.rates, options.budget
-    )
-    run_study(plan, options.out, options.jobs)
-    if not options.json:
-        print(f"The study is complete: python -m sppo_lab report --study {options.out}")
-    return {"out": options.out, "runs": len(plan.cells())}
-
-
-def parse_seeds(text: str) -> list[int]:
-    """``0-4`` gives 0 to 4, ``0,1,7`` those three."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise LabError(f"--seeds {text!r} is not understood: write them as 0-4 or as 0,1,7.")
-        if int(last or first) < int(first):
-            raise LabError(f"--seeds {text!r} runs backwards: write the smaller number first.")
-        seeds += range(int(first), int(last or first) + 1)
-    return list(dict.fromkeys(seeds))
-
-
-def run_report(options: argparse.Namespace) -> dict[str, Any]:
-    from sppo_lab.statistics import report_table, verdict
-    from sppo_lab.study import read_study
-
-    summary, metrics = read_study(options.folder)
-    table = report_table(summary, metrics, options.target)
-    found, variance, accuracies = verdict(summary) if summary["lr"].nunique() == 1 else (None, None, {})
-    if not options.json:
-        print(table.to_string(index=False))
-        if found is None:
-            print("\nNo verdict: it needs one learning rate, and sppo, ppo and a group method such as grpo.")
-        else:
-            print(f"\nAdvantage variance, sppo minus ppo: {variance}")
-            for name, difference in accuracies.items():
-                print(f"Accuracy, sppo minus {name}: {difference}")
-            print(f"The claim that SPPO's variance does no harm, by these intervals: {found}")
-    return {"table": table.to_dict("records"), "verdict": found}
-
-
-def run_verify(options: argparse.Namespace) -> dict[str, Any]:
-    from sppo_lab.tasks import get_task_kind
-    from sppo_lab.tasks.files import read_jsonl
-
-    kind = get_task_kind(options.task)
-    rows, rewards, judged = [], [], []
-    for row in tqdm(read_jsonl(options.file, ("response", "answer")), desc="judging", leave=False, delay=1):
-        response, answer = row.fields["response"], row.fields["answer"]
-        try:
-            rewards += kind.rewards([response], [answer])
-        except LabError as error:
-            raise LabError(f"{row.where}: {error}") from error
-        judged.append(kind.final(response))
-        rows.append(row.fields)
-    mean = sum(rewards) / len(rewards)
-    if not options.json:
-        print(f"Judged is {kind.rule}.\n\n  row  reward  {'answer':<16}{'judged':<24}response, its end")
-        for number, (row, final, reward) in enumerate(zip(rows, judged, rewards, strict=True), start=1):
-            cells = f"{_cell(row['answer'], 15):<16}{_cell(final, 23) or '(nothing)':<24}{_cell(row['response'], 40)}"
-            print(f"{number:>5}  {reward:>6.0f}  {cells}".rstrip())
-        print(f" mean  {mean:>6.3f}")
-    return {"rewards": rewards, "mean": mean, "judged": judged}
-
-
 def resume_hint(options: argparse.Namespace) -> str:
     """How to go on after Ctrl-C, where there is something to go on with."""
     if options.command == "study":
@@ -302,19 +155,3 @@ def resume_hint(options: argparse.Namespace) -> str:
     saved = (Path(options.out) / "checkpoints").exists()
     state = "Everything is saved; go on with" if saved else "No step was trained yet; begin again with"
     return f" {state}: python -m sppo_lab {options.command} --out {options.out} --resume"
-
-
-def _cell(text: str, width: int) -> str:
-    """Text on one line, its end kept where it is too long."""
-    text = " ".join(text.split())
-    return text if len(text) <= width else "…" + text[1 - width :]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_shown(number)}" for name, number in value.items())
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _shown_interval(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"  (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"

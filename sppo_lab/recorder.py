@@ -123,9 +123,13 @@ class Recorder:
         found = (self.folder / "checkpoints").glob("step-*")
         return sorted(path for path in found if path.suffix != PARTIAL)
 
+    def checkpoint_steps(self) -> dict[int, Path]:
+        """Step to checkpoint, oldest first."""
+        return {int(path.name.removeprefix("step-")): path for path in self.checkpoints()}
+
     def checkpoint_of(self, step: int | None = None) -> Path:
         """The newest checkpoint, or that of ``step``; LabError if there is none."""
-        saved = {int(path.name.removeprefix("step-")): path for path in self.checkpoints()}
+        saved = self.checkpoint_steps()
         if not saved or (step is not None and step not in saved):
             there = ", ".join(map(str, saved)) or "none yet"
             raise LabError(f"{self.folder} holds no checkpoint of step {step or 0}; those there are: {there}.")

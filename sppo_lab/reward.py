@@ -14,9 +14,9 @@ import subprocess
 import sys
 import threading
 from decimal import Decimal
-from pathlib import Path
 
 from sppo_lab.errors import LabError
+from sppo_lab.processes import child_environment
 
 TIMEOUT = 5.0  # seconds for one response; when they are over, it scores 0
 RESPONSE_LIMIT = 20_000  # characters read, from the end of a response
@@ -120,7 +120,6 @@ class _Judge:
 
     def _start(self) -> None:
         self.close()
-        package = str(Path(__file__).resolve().parents[1])
         self._process = subprocess.Popen(
             # A module by name, so that the user's own script or notebook is not run again.
             [sys.executable, "-m", "sppo_lab.reward_worker"],
@@ -129,7 +128,7 @@ class _Judge:
             stderr=subprocess.DEVNULL,
             encoding="utf-8",
             errors="replace",
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([package, *map(str, filter(None, sys.path))])},
+            env=child_environment(),
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         greeting = self._process.stdout.readline().strip()

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from sppo_lab.algorithms import at_equal_rollouts, get_algorithm
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
+from sppo_lab.processes import child_environment
 from sppo_lab.recorder import Recorder, versions
 from sppo_lab.storage import read_json, write_json
 
@@ -75,10 +76,11 @@ def run_study(plan: StudyPlan, out: str | Path, jobs: int | None = None) -> None
     """
     out = Path(out)
     start_study(out, plan)
-    jobs = min(jobs or os.cpu_count() or 1, len(plan.cells()))
-    waiting = [cell for cell in plan.cells() if not is_complete(out / "runs" / cell.name)]
+    cells = plan.cells()
+    jobs = min(jobs or os.cpu_count() or 1, len(cells))
+    waiting = [cell for cell in cells if not is_complete(out / "runs" / cell.name)]
     running: dict[Cell, subprocess.Popen] = {}
-    total = sum(cell.config.steps for cell in plan.cells())
+    total = sum(cell.config.steps for cell in cells)
     with tqdm(total=total, desc="study", unit="step") as bar:
         try:
             while waiting or running:
@@ -91,14 +93,14 @@ def run_study(plan: StudyPlan, out: str | Path, jobs: int | None = None) -> None
                         del running[cell]
                         if process.returncode:
                             raise LabError(f"{cell.name} failed: see {out / 'runs' / (cell.name + '.log')}.")
-                bar.n = sum(steps_done(out / "runs" / cell.name) for cell in plan.cells())
+                bar.n = sum(steps_done(out / "runs" / cell.name) for cell in cells)
                 bar.set_postfix_str(", ".join(cell.name for cell in running), refresh=True)
         finally:
             for process in running.values():
                 process.terminate()
             for process in running.values():
                 process.wait()
-    write_tables(plan, out)
+    write_tables(cells, out)
 
 
 def start_study(out: Path, plan: StudyPlan) -> None:
@@ -123,14 +125,12 @@ def start_cell(cell: Cell, out: Path, threads: int) -> subprocess.Popen:
         if value != getattr(Config(), name)
     ]
     command = [sys.executable, "-m", "sppo_lab", "train", f"--out={folder}", "--resume", "--json", *options]
-    package = str(Path(__file__).resolve().parents[1])
     with open(f"{folder}.log", "wb") as log:
         return subprocess.Popen(
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ
-            | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)])},
+            env=child_environment() | {"OMP_NUM_THREADS": str(threads)},
         )
 
 
@@ -143,10 +143,10 @@ def steps_done(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def write_tables(plan: StudyPlan, out: Path) -> None:
+def write_tables(cells: list[Cell], out: Path) -> None:
     """metrics.parquet and summary.parquet, from the run directories."""
     metrics, rows = [], []
-    for cell in plan.cells():
+    for cell in cells:
         recorder = Recorder.open(out / "runs" / cell.name)
         steps = recorder.metrics()
         keys = {"algorithm": cell.config.algorithm, "seed": cell.config.seed, "lr": cell.config.lr}

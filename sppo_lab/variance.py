@@ -6,7 +6,7 @@ the *gradient*, at an equal number of rollouts, against its length.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,11 @@ from sppo_lab.checkpoint import load_weights
 from sppo_lab.errors import LabError
 from sppo_lab.evaluate import Evaluation
 from sppo_lab.experiment import evaluate_run
-from sppo_lab.loss import TOKEN_WEIGHTS
-from sppo_lab.optimize import micro_batches
+from sppo_lab.metrics import batch_metrics
 from sppo_lab.recorder import Recorder
 from sppo_lab.rollout import Rollouts
 from sppo_lab.trainer import Trainer
-from sppo_lab.update import loss_mask, token_losses
+from sppo_lab.update import accumulate_gradient
 
 
 @dataclass(frozen=True)
@@ -80,19 +79,12 @@ class GradientNoise:
         """Free of scale: doubling every advantage changes nothing."""
         return self.signal / self.variance
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"signal_to_noise": self.signal_to_noise}
-
 
 def policy_gradient(trainer: Trainer, batch: Rollouts) -> Tensor:
     """The gradient of the loss over all LoRA parameters, (D,), as the first update of a step would see it."""
-    config, learner = trainer.config, trainer.learner
+    learner = trainer.learner
     learner.optimizer.zero_grad()
-    mask = loss_mask(batch, config)
-    weights = TOKEN_WEIGHTS[config.aggregation](mask, config.max_new_tokens)
-    for part, rows in micro_batches(batch, config.micro_batch_size):
-        losses, _ = token_losses(trainer.policy, part, config)
-        (losses * weights[rows, : losses.shape[1]]).sum().backward()
+    accumulate_gradient(trainer.policy, learner, batch, trainer.config)
     found = torch.cat([weight.grad.flatten() for weight in learner.parameters]).clone()
     learner.optimizer.zero_grad()
     return found
@@ -114,10 +106,8 @@ def gradient_noise(
         _, sampled = trainer.collect()
         used += trainer.num_rollouts - before
         trainer.form_advantages(sampled)
-        first = sampled.raw_advantages
-        length = sampled.lengths
         silent.append(float((sampled.advantages.abs().amax(1) == 0).float().mean()))
-        second.append(float((first.square().sum(1) / length).mean()))
+        second.append(batch_metrics(sampled, trainer.config.group_size)["advantage/second_moment"])
         gradients.append(policy_gradient(trainer, trainer.select(sampled)))
     per_estimate = used / repeats
     scale = 1.0 if rollouts is None else per_estimate / rollouts
@@ -158,7 +148,7 @@ def trainer_at(folder: str | Path, algorithm: str, step: int | None = None) -> T
 
 def split_along(folder: str | Path, samples: int = 16, prompts: int = 100) -> dict[int, Split]:
     """Step to split, at every checkpoint that a run has kept: how noise and error change while the policy moves."""
-    steps = [int(path.name.removeprefix("step-")) for path in Recorder.open(folder).checkpoints()]
+    steps = Recorder.open(folder).checkpoint_steps()
     return {step: split_evaluation(evaluate_run(folder, samples, prompts, step)) for step in steps}
 
 

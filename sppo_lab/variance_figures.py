@@ -12,14 +12,19 @@ from sppo_lab.variance import GradientNoise, Split
 STYLES = {"rloo": (ORANGE, "-.", "rloo, dr-grpo"), "grpo": (VERMILION, "--", "grpo")}
 
 
+def values_off_by(bandit: Bandit, error: float) -> Tensor:
+    """(C,) what a critic says that is off by ``error`` at every prompt, up or down in turn."""
+    signs = torch.where(torch.arange(len(bandit.solve_rates)) % 2 == 0, 1.0, -1.0)
+    return bandit.solve_rates + error * signs
+
+
 def bandit_figure(solve_rates: Tensor, error: float = 0.0, rollouts: int = 64, sizes=(2, 4, 8, 16, 32)) -> Figure:
     """Exact noise-to-signal of the gradient at equal rollouts, and the share without signal, against the group size.
 
     ``error`` is what the critic of sppo is off by at every prompt, up or down in turn.
     """
     bandit = Bandit.with_solve_rates(solve_rates)
-    signs = torch.where(torch.arange(len(solve_rates)) % 2 == 0, 1.0, -1.0)
-    values = (bandit.solve_rates + error * signs).clamp(0, 1)
+    values = values_off_by(bandit, error).clamp(0, 1)
     single = bandit.moments(Estimator.of("sppo", 1), rollouts, values)
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -49,9 +54,8 @@ def bandit_figure(solve_rates: Tensor, error: float = 0.0, rollouts: int = 64, s
 def critic_error_figure(solve_rates: Tensor, group_size: int = 8, rollouts: int = 64) -> Figure:
     """Exact noise-to-signal of sppo against its critic's error, beside a group method that needs no critic."""
     bandit = Bandit.with_solve_rates(solve_rates)
-    signs = torch.where(torch.arange(len(solve_rates)) % 2 == 0, 1.0, -1.0)
     errors = np.linspace(0, 0.5, 26)
-    found = [bandit.moments(Estimator.of("sppo", 1), rollouts, bandit.solve_rates + float(e) * signs) for e in errors]
+    found = [bandit.moments(Estimator.of("sppo", 1), rollouts, values_off_by(bandit, float(e))) for e in errors]
     group = bandit.moments(Estimator.of("rloo", group_size), rollouts)
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -4,7 +4,8 @@ import time
 import pandas as pd
 import pytest
 
-from sppo_lab.cli import main, parse_seeds
+from sppo_lab.cli import main
+from sppo_lab.commands import parse_seeds
 from sppo_lab.errors import LabError
 from sppo_lab.study import StudyPlan, is_complete, read_study, run_study, start_cell, start_study, write_tables
 
@@ -65,7 +66,7 @@ def test_a_study_runs_is_resumed_and_reported(tmp_path, capsys):
     assert main(["report", f"--study={out}", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert result["verdict"] == "undecided" and len(result["table"]) == 3
-    write_tables(plan, out)
+    write_tables(plan.cells(), out)
     pd.testing.assert_frame_equal(read_study(out)[0], summary)
 
 
