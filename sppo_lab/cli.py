@@ -83,11 +83,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="what is equal per step: responses, or prompts as in the paper (default: %(default)s)",
     )
     study.add_argument("--rates", nargs="+", type=float, metavar="LR", help="learning rates to search")
+    study.add_argument(
+        "--rates-from", metavar="DIR", help="a study that searched: each algorithm gets its best learning rate there"
+    )
+    add_tier(study)
     study.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one per core)")
     add_settings(study, leave_out=("algorithm", "seed", "lr"))
 
-    report = add_command(commands, "report", run_report, "print the table of a study, and its verdict")
+    report = add_command(commands, "report", run_report, "compare the algorithms of a study: table, verdict and figure")
     report.add_argument("--study", required=True, metavar="DIR", dest="folder", help="directory of the study")
+    report.add_argument("--out", metavar="DIR", help="where report.csv and report.png go (default: into the study)")
     report.add_argument("--target", type=float, default=0.7, help="accuracy whose cost is compared (default: 0.7)")
 
     verify = add_command(commands, "verify", run_verify, "judge responses against answers, without any model")
@@ -109,11 +114,15 @@ def add_training_options(command: argparse.ArgumentParser) -> None:
     """``--resume``, ``--overwrite``, ``--tier`` and one option per field of Config."""
     command.add_argument("--resume", action="store_true", help="go on with the run in the directory")
     command.add_argument("--overwrite", action="store_true", help="replace the run in the directory")
+    add_tier(command)
+    add_settings(command)
+
+
+def add_tier(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tier", choices=TIERS, default="tiny", help="set of defaults; what gpu sets is listed below")
     command.epilog = "--tier gpu, for a real model, sets: " + ", ".join(
         f"{option(name)} {value}" for name, value in TIERS["gpu"].items()
     )
-    add_settings(command)
 
 
 def add_settings(command: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:

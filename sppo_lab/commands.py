@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sppo_lab.config import Config
+from sppo_lab.config import TIERS, Config
 from sppo_lab.errors import LabError
 
 
@@ -81,9 +81,9 @@ def run_evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_show(options: argparse.Namespace) -> dict[str, Any]:
-    from sppo_lab.experiment import writing
     from sppo_lab.figures import run_figure
     from sppo_lab.recorder import Recorder
+    from sppo_lab.storage import writing
 
     recorder = Recorder.open(options.folder)
     path = Path(options.out or recorder.folder / "figure.png")
@@ -95,10 +95,16 @@ def run_show(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_study_command(options: argparse.Namespace) -> dict[str, Any]:
-    from sppo_lab.study import StudyPlan, run_study
+    from sppo_lab.statistics import best_rates
+    from sppo_lab.study import StudyPlan, read_study, run_study
 
     plan = StudyPlan(
-        options.algorithms, parse_seeds(options.seeds), chosen_settings(options), options.rates, options.budget
+        algorithms=options.algorithms,
+        seeds=parse_seeds(options.seeds),
+        settings=TIERS[options.tier] | chosen_settings(options),
+        rates=options.rates,
+        rate_of=best_rates(read_study(options.rates_from)[0]) if options.rates_from else None,
+        budget=options.budget,
     )
     run_study(plan, options.out, options.jobs)
     if not options.json:
@@ -121,20 +127,28 @@ def parse_seeds(text: str) -> list[int]:
 
 def run_report(options: argparse.Namespace) -> dict[str, Any]:
     from sppo_lab.statistics import report_table, verdict
+    from sppo_lab.storage import writing
     from sppo_lab.study import read_study
+    from sppo_lab.study_figures import study_figure
 
     summary, metrics = read_study(options.folder)
     table = report_table(summary, metrics, options.target)
-    found, variance, accuracies = verdict(summary) if summary["lr"].nunique() == 1 else (None, None, {})
+    found, variance, accuracies = verdict(summary)
+    out = Path(options.out or options.folder)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        table.to_csv(out / "report.csv", index=False)
+        study_figure(summary, metrics).savefig(out / "report.png", dpi=120)
     if not options.json:
-        print(table.to_string(index=False))
+        print(table.set_index("algorithm").T.to_string())
         if found is None:
-            print("\nNo verdict: it needs one learning rate, and sppo, ppo and a group method such as grpo.")
+            print("\nNo verdict: it needs one learning rate each for sppo, ppo and a group method such as grpo.")
         else:
             print(f"\nAdvantage variance, sppo minus ppo: {variance}")
             for name, difference in accuracies.items():
                 print(f"Accuracy, sppo minus {name}: {difference}")
             print(f"The claim that SPPO's variance does no harm, by these intervals: {found}")
+        print(f"Written: {out / 'report.csv'} and {out / 'report.png'}")
     return {"table": table.to_dict("records"), "verdict": found}
 
 

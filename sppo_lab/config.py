@@ -110,6 +110,9 @@ class Config:
     # measuring and saving
     eval_samples: int = _setting(16, "responses per test prompt before and after training (the k of avg@k)", min=1)
     eval_prompts: int | None = _setting(None, "test prompts to use; default: all", min=1)
+    gradient_repeats: int = _setting(
+        0, "batches sampled after training to measure the gradient's noise; 0: not measured", min=0
+    )
     checkpoint_every: int = _setting(25, "steps between checkpoints; a killed run loses at most these", min=1)
     keep_checkpoints: int = _setting(2, "checkpoints kept on disk, the newest ones", min=1)
     save_responses: int = _setting(16, "sampled responses written per step, with R, V, A and log-probs", min=0)

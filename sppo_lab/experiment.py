@@ -8,17 +8,10 @@
 Stop whenever you like: what has been done is saved, and ``resume=True`` goes on from there.
 """
 
-import contextlib
-import errno
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from sppo_lab.checkpoint import load_weights
@@ -26,7 +19,10 @@ from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
 from sppo_lab.evaluate import Evaluation, evaluate
 from sppo_lab.figures import run_figure
+from sppo_lab.gradient import gradient_noise, sample_gradients
+from sppo_lab.processes import finishing, peak_memory_mb
 from sppo_lab.recorder import Recorder
+from sppo_lab.storage import writing
 from sppo_lab.trainer import StepRecord, Trainer
 
 EVALUATION_SEED = 20_000  # apart from the training seeds, and the same for every run, so that runs compare
@@ -107,7 +103,11 @@ class Experiment:
                 recorder.save_checkpoint(trainer)
         if recorder.evaluation("after") is None:
             recorder.save_evaluation("after", self.evaluate("after training"))
+        if self.config.gradient_repeats and recorder.gradient() is None:
+            sampled = sample_gradients(trainer, self.config.gradient_repeats, self.progress)
+            recorder.save_gradient(gradient_noise(sampled))
         self.save_figure()
+        recorder.save_summary(self.summary())
 
     def evaluate(self, label: str) -> Evaluation:
         """The policy as it stands, on the test problems."""
@@ -123,6 +123,7 @@ class Experiment:
         """The run in a few numbers; those of the evaluations are None until it has ended."""
         metrics = self.recorder.metrics()
         before, after = self.recorder.evaluation("before"), self.recorder.evaluation("after")
+        gradient = self.recorder.gradient() or {}
         seconds = float(metrics["step_time"].sum()) if len(metrics) else 0.0
         tokens = int(metrics["num_tokens"].iloc[-1]) if len(metrics) else 0
         return {
@@ -141,6 +142,8 @@ class Experiment:
             "seconds": seconds,
             "tokens_per_second": tokens / seconds if seconds else None,
             "peak_memory_mb": peak_memory_mb(),
+            "gradient_variance": gradient.get("variance"),
+            "gradient_signal_to_noise": gradient.get("signal_to_noise"),
             "out": str(self.recorder.folder),
         }
 
@@ -194,65 +197,3 @@ def resumed(out: Path, config: Config | None) -> Recorder:
     if different:
         recorder.extend(config)
     return recorder
-
-
-@contextlib.contextmanager
-def finishing() -> Iterator[list[int]]:
-    """Hold Ctrl-C back until the block has ended; the list yielded is then not empty.  A second one goes through.
-
-    Only the main thread receives signals; elsewhere this does nothing.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, before)
-        print("\nStopping after this step; press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def writing(folder: str | Path) -> Iterator[None]:
-    """Turn what a full disk or a read-only directory raises into a LabError with the remedy."""
-    remedies = {
-        errno.ENOSPC: "the disk is full: free some space, then go on with --resume",
-        errno.EDQUOT: "your disk quota is used up: free some space, then go on with --resume",
-        errno.EROFS: "the disk is read-only: choose another directory with --out",
-        errno.EACCES: "you may not write there: choose another directory with --out",
-        errno.EPERM: "you may not write there: choose another directory with --out",
-        errno.ENOENT: "the directory cannot be made: choose another one with --out",
-        errno.ENOTDIR: "a part of the path is a file: choose another directory with --out",
-        errno.EEXIST: "there is a file of that name: choose another directory with --out",
-    }
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        number = getattr(error, "errno", None)
-        if "No space left" in str(error):
-            number = errno.ENOSPC
-        if number not in remedies:
-            raise
-        raise LabError(f"cannot write to {folder}: {remedies[number]}.") from error
-
-
-def peak_memory_mb() -> float:
-    """Largest memory in use so far, in MiB: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

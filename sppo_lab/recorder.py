@@ -5,6 +5,8 @@
     DIR/metrics.jsonl           one row of numbers per step (metrics.METRICS says what each means)
     DIR/responses.jsonl         sampled responses with reward, value, advantage and token log-probabilities
     DIR/evaluation-before.json  and -after.json: right responses per test prompt
+    DIR/gradient.json           noise of the policy gradient after training, where gradient_repeats asks for it
+    DIR/summary.json            the run in a few numbers, once it is complete
     DIR/checkpoints/step-N/     adapter (peft's format), critic, optimizers and random states
 
 Files appear complete or not at all.  A run killed between two checkpoints drops the rows after the last one
@@ -14,6 +16,7 @@ when it is resumed, and computes them again, the same.
 import importlib.metadata
 import platform
 import shutil
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,13 @@ from sppo_lab import checkpoint
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.evaluate import Evaluation
+from sppo_lab.gradient import GradientNoise
 from sppo_lab.storage import PARTIAL, append_rows, read_json, read_rows, sync, write_json, write_rows
 from sppo_lab.trainer import StepRecord, Trainer
 
 FORMAT = 1
 ROWS = ("metrics.jsonl", "responses.jsonl")
+AFTERWARDS = ("evaluation-after.json", "gradient.json", "summary.json")  # written once training has ended
 LIBRARIES = ("sppo-lab", "torch", "transformers", "peft", "datasets", "numpy", "math-verify")
 
 
@@ -85,7 +90,8 @@ class Recorder:
         """Go on for more steps than first asked; the evaluation after training is then no longer the last word."""
         self.config = config
         self.save_config()
-        (self.folder / "evaluation-after.json").unlink(missing_ok=True)
+        for name in AFTERWARDS:
+            (self.folder / name).unlink(missing_ok=True)
 
     def save_config(self) -> None:
         write_json(self.folder / "config.json", {"sppo_lab_run": FORMAT, "config": self.config.to_dict()})
@@ -117,6 +123,23 @@ class Recorder:
             return Evaluation(**{name: saved[name] for name in Evaluation.__dataclass_fields__})
         except KeyError as error:
             raise LabError(f"{path} is damaged: {error} is missing. Delete it and go on with --resume.") from None
+
+    def save_gradient(self, noise: GradientNoise) -> None:
+        write_json(self.folder / "gradient.json", asdict(noise))
+
+    def gradient(self) -> dict[str, Any] | None:
+        """The fields of GradientNoise that ``save_gradient`` saved, or None."""
+        path = self.folder / "gradient.json"
+        return read_json(path) if path.exists() else None
+
+    def save_summary(self, summary: dict[str, Any]) -> None:
+        """``summary`` is what ``Experiment.summary`` returns; with it the run is complete."""
+        write_json(self.folder / "summary.json", summary)
+
+    def summary(self) -> dict[str, Any] | None:
+        """What ``save_summary`` saved, or None while the run is not complete."""
+        path = self.folder / "summary.json"
+        return read_json(path) if path.exists() else None
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -178,7 +201,7 @@ def remove_run(folder: Path) -> None:
     """Delete what a run wrote, the mark last, and nothing else that lies there."""
     for name in ("checkpoints", "failure"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for pattern in (f"*{PARTIAL}", "evaluation-*.json", *ROWS, "figure.png", "versions.json"):
+    for pattern in (f"*{PARTIAL}", "evaluation-before.json", *AFTERWARDS, *ROWS, "figure.png", "versions.json"):
         for path in folder.glob(pattern):
             path.unlink()
     (folder / "config.json").unlink()

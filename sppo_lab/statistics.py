@@ -1,7 +1,8 @@
 """What several seeds say: intervals, paired differences, effect sizes, and a verdict that goes by intervals alone."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,33 @@ def cost_to_reach(steps: pd.DataFrame, target: float, window: int = 640) -> dict
     return None
 
 
+def cost_ratio(first: pd.Series, second: pd.Series) -> Estimate | None:
+    """How many times ``second`` the first costs: geometric mean over the seeds that both have, with its 95 % interval.
+
+    Student's interval of the differences of logarithms.  None where no seed has both costs.
+    """
+    both = pd.concat([first, second], axis=1).dropna()
+    if both.empty:
+        return None
+    found, _ = paired_difference(np.log(both.iloc[:, 0]), np.log(both.iloc[:, 1]))
+    ends = (None, None) if found.low is None else (math.exp(found.low), math.exp(found.high))
+    return Estimate(math.exp(found.mean), *ends)
+
+
+def costs_to_reach(metrics: pd.DataFrame, target: float) -> pd.DataFrame:
+    """``cost_to_reach`` of each run: a row per seed with NaN where the target was never reached.  One algorithm's."""
+    found = {seed: cost_to_reach(steps, target) for seed, steps in metrics.groupby("seed")}
+    return pd.DataFrame.from_dict(
+        {seed: cost or {"rollouts": np.nan, "seconds": np.nan} for seed, cost in found.items()}, orient="index"
+    )
+
+
+def best_rates(summary: pd.DataFrame) -> dict[str, float]:
+    """Algorithm to the learning rate with the highest accuracy, mean over seeds; of equal ones the lowest."""
+    means = summary.groupby(["algorithm", "lr"], sort=True)["accuracy"].mean()
+    return {name: float(means[name].idxmax()) for name in summary["algorithm"].unique()}
+
+
 def sign(difference: Estimate) -> int:
     """1 or -1 if the whole interval lies on that side of 0, else 0: not decided."""
     if difference.low is None or difference.low <= 0 <= difference.high:
@@ -106,8 +134,13 @@ def by_seed(summary: pd.DataFrame, algorithm: str, column: str) -> pd.Series:
 
 
 def verdict(summary: pd.DataFrame) -> tuple[Verdict | None, Estimate | None, dict[str, Estimate]]:
-    """The verdict of a study, with the differences it rests on; None without sppo, ppo and a group method."""
+    """The verdict of a study, with the differences it rests on.
+
+    None without sppo, ppo and a group method, and for a search, where an algorithm has several learning rates.
+    """
     there = set(summary["algorithm"])
+    if len(summary[["algorithm", "lr"]].drop_duplicates()) > len(there):
+        return None, None, {}
     groups = [name for name in GROUP_METHODS if name in there]
     if not {"sppo", "ppo"} <= there or not groups:
         return None, None, {}
@@ -120,30 +153,45 @@ def verdict(summary: pd.DataFrame) -> tuple[Verdict | None, Estimate | None, dic
 
 
 def report_table(summary: pd.DataFrame, metrics: pd.DataFrame, target: float) -> pd.DataFrame:
-    """A row per algorithm and learning rate: accuracy, difference to SPPO, cost to the target, advantage variance."""
+    """A row per algorithm and learning rate, as texts.
+
+    Means over seeds with their 95 % intervals; differences and ratios to SPPO are paired by seed, and left out where
+    SPPO has several learning rates, or is not there.
+    """
+    cells = {key: cell.set_index("seed") for key, cell in summary.groupby(["algorithm", "lr"], sort=False)}
+    costs = {
+        key: costs_to_reach(metrics[(metrics["algorithm"] == key[0]) & (metrics["lr"] == key[1])], target)
+        for key in cells
+    }
+    references = [key for key in cells if key[0] == "sppo"]
+    sppo = references[0] if len(references) == 1 else None
     rows = []
-    for (algorithm, rate), cell in summary.groupby(["algorithm", "lr"], sort=False):
-        costs = [
-            cost_to_reach(steps, target)
-            for _, steps in metrics[(metrics["algorithm"] == algorithm) & (metrics["lr"] == rate)].groupby("seed")
-        ]
-        reached = [cost for cost in costs if cost is not None]
-        row = {
-            "algorithm": algorithm,
-            "lr": f"{rate:g}",
+    for key, cell in cells.items():
+        cost = costs[key]
+        row: dict[str, Any] = {
+            "algorithm": key[0],
+            "lr": f"{key[1]:g}",
             "seeds": len(cell),
-            "accuracy": str(bootstrap_mean(cell["accuracy"].to_numpy())),
-            "sd": f"{cell['accuracy'].std(ddof=1):.3f}" if len(cell) > 1 else "",
+            "accuracy": bootstrap_mean(cell["accuracy"]),
+            "accuracy sd": f"{cell['accuracy'].std(ddof=1):.3f}" if len(cell) > 1 else None,
         }
-        sppo = summary[(summary["algorithm"] == "sppo") & (summary["lr"] == rate)].set_index("seed")["accuracy"]
-        if algorithm != "sppo" and len(sppo):
-            difference, effect = paired_difference(cell.set_index("seed")["accuracy"], sppo)
-            row |= {"minus sppo": str(difference), "effect d": "" if effect is None else f"{effect:+.2f}"}
+        if sppo and key != sppo:
+            difference, effect = paired_difference(cell["accuracy"], cells[sppo]["accuracy"])
+            row |= {"minus sppo": difference, "effect size": None if effect is None else f"{effect:+.2f}"}
+        row[f"reached {target:g}"] = f"{int(cost['rollouts'].notna().sum())} of {len(cost)}"
+        for unit in ("rollouts", "seconds"):
+            reached = cost[unit].dropna()
+            row[f"{unit} to {target:g}"] = f"{reached.mean():.0f}" if len(reached) else None
+            if sppo and key != sppo:
+                row[f"{unit}, times sppo's"] = cost_ratio(cost[unit], costs[sppo][unit])
         row |= {
-            f"reached {target:g}": f"{len(reached)} of {len(costs)}",
-            "rollouts": f"{np.mean([c['rollouts'] for c in reached]):.0f}" if reached else "",
-            "seconds": f"{np.mean([c['seconds'] for c in reached]):.0f}" if reached else "",
-            "advantage variance": str(bootstrap_mean(cell["advantage_variance"].to_numpy())),
+            "peak memory, MiB": f"{cell['peak_memory_mb'].max():.0f}",
+            "advantage variance": bootstrap_mean(cell["advantage_variance"]),
         }
-        rows.append(row)
+        if cell["gradient_variance"].notna().all():
+            row |= {
+                "gradient variance": f"{cell['gradient_variance'].mean():.3g}",
+                "rollouts without signal": bootstrap_mean(cell["rollouts_without_signal"]),
+            }
+        rows.append({name: "" if value is None else str(value) for name, value in row.items()})
     return pd.DataFrame(rows).fillna("")

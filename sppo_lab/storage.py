@@ -1,10 +1,14 @@
 """Small files that appear complete or not at all, and rows that survive a kill in mid-write."""
 
+import contextlib
+import errno
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from sppo_lab.errors import LabError
 
@@ -53,6 +57,30 @@ def sync(path: Path) -> None:
     if path.exists():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def writing(folder: str | Path) -> Iterator[None]:
+    """Turn what a full disk or a read-only directory raises into a LabError with the remedy."""
+    remedies = {
+        errno.ENOSPC: "the disk is full: free some space, then go on with --resume",
+        errno.EDQUOT: "your disk quota is used up: free some space, then go on with --resume",
+        errno.EROFS: "the disk is read-only: choose another directory with --out",
+        errno.EACCES: "you may not write there: choose another directory with --out",
+        errno.EPERM: "you may not write there: choose another directory with --out",
+        errno.ENOENT: "the directory cannot be made: choose another one with --out",
+        errno.ENOTDIR: "a part of the path is a file: choose another directory with --out",
+        errno.EEXIST: "there is a file of that name: choose another directory with --out",
+    }
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = getattr(error, "errno", None)
+        if "No space left" in str(error):
+            number = errno.ENOSPC
+        if number not in remedies:
+            raise
+        raise LabError(f"cannot write to {folder}: {remedies[number]}.") from error
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> str:

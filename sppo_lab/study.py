@@ -1,11 +1,12 @@
 """Algorithms times seeds, each a run in a process of its own, paired by seed: the same prompts in the same order.
 
-    DIR/study.json       what was asked, versions, date, seconds
+    DIR/study.json       what was asked, versions, date, and the seconds spent on it
     DIR/runs/NAME/       one run directory per cell, as ``train`` writes it
     DIR/metrics.parquet  the metrics of all runs, a row a step
     DIR/summary.parquet  a row per run
 
-A study that was killed goes on where its runs stopped when the same command is given again.
+A study that was killed goes on where its runs stopped when the same command is given again; further algorithms and
+seeds may be added to it.
 """
 
 import os
@@ -27,6 +28,7 @@ from sppo_lab.recorder import Recorder, versions
 from sppo_lab.storage import read_json, write_json
 
 Budget = Literal["rollouts", "prompts"]
+GRADIENT_REPEATS = 16  # batches by which a run's gradient noise is measured, unless the settings say otherwise
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class StudyPlan:
     algorithms: list[str]
     seeds: list[int]
     settings: dict[str, Any]  # fields of Config, the same for every run
-    rates: list[float] | None = None  # learning rates to search; None: the default alone
+    rates: list[float] | None = None  # learning rates to search; None: one rate each
+    rate_of: dict[str, float] | None = None  # the one rate of each algorithm; None: that of the settings
     budget: Budget = "rollouts"  # what is equal per step: responses, or prompts as in the paper
 
     def __post_init__(self) -> None:
@@ -46,6 +49,13 @@ class StudyPlan:
             get_algorithm(name)
         if len(set(self.algorithms)) < len(self.algorithms):
             raise LabError("an algorithm is named twice: name each once.")
+        if self.rates and self.rate_of:
+            raise LabError(
+                "--rates searches learning rates and --rates-from takes those of a search: give one of them."
+            )
+        missing = [name for name in self.algorithms if self.rate_of and name not in self.rate_of]
+        if missing:
+            raise LabError(f"the search holds no learning rate for {', '.join(missing)}.")
         self.cells()
 
     def cells(self) -> list["Cell"]:
@@ -53,10 +63,10 @@ class StudyPlan:
         found = []
         for seed in self.seeds:
             for algorithm in self.algorithms:
-                for rate in self.rates or [None]:
-                    changes = {} if rate is None else {"lr": rate}
-                    config = Config(**self.settings | changes | {"algorithm": algorithm, "seed": seed})
-                    name = f"{algorithm}-seed-{seed}" + ("" if rate is None else f"-lr-{rate:g}")
+                for rate in self.rates or [(self.rate_of or {}).get(algorithm)]:
+                    own = {"algorithm": algorithm, "seed": seed} | ({} if rate is None else {"lr": rate})
+                    config = Config(**{"gradient_repeats": GRADIENT_REPEATS} | self.settings | own)
+                    name = f"{algorithm}-seed-{seed}" + (f"-lr-{rate:g}" if self.rates else "")
                     found.append(Cell(name, at_equal_rollouts(config) if self.budget == "rollouts" else config))
         return found
 
@@ -76,6 +86,7 @@ def run_study(plan: StudyPlan, out: str | Path, jobs: int | None = None) -> None
     """
     out = Path(out)
     start_study(out, plan)
+    started = time.monotonic()
     cells = plan.cells()
     jobs = min(jobs or os.cpu_count() or 1, len(cells))
     waiting = [cell for cell in cells if not is_complete(out / "runs" / cell.name)]
@@ -100,20 +111,34 @@ def run_study(plan: StudyPlan, out: str | Path, jobs: int | None = None) -> None
                 process.terminate()
             for process in running.values():
                 process.wait()
+            note = read_json(out / "study.json")
+            write_json(out / "study.json", note | {"seconds": note["seconds"] + time.monotonic() - started})
     write_tables(cells, out)
 
 
 def start_study(out: Path, plan: StudyPlan) -> None:
-    """Note what was asked, or check that it is what was asked before."""
+    """Note what is asked, or check that it differs from what was asked before in algorithms and seeds at most."""
     path = out / "study.json"
     if path.exists():
-        if read_json(path).get("plan") != asdict(plan):
-            raise LabError(f"{out} holds another study: choose another directory with --out.")
+        note = read_json(path)
+        different = [
+            name
+            for name, value in asdict(plan).items()
+            if name not in ("algorithms", "seeds", "rate_of") and note["plan"][name] != value
+        ]
+        rates = note["plan"]["rate_of"] or {}
+        if any(rates.get(name, rate) != rate for name, rate in (plan.rate_of or {}).items()):
+            different.append("rate_of")
+        if different:
+            raise LabError(
+                f"{out} holds another study, with other {' and '.join(different)}: choose another directory with --out."
+            )
+        write_json(path, note | {"plan": asdict(plan)})
         return
     if out.exists() and any(out.iterdir()):
         raise LabError(f"{out} holds something other than a study: choose another directory with --out.")
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    write_json(path, {"sppo_lab_study": 1, "plan": asdict(plan), "versions": versions()})
+    write_json(path, {"sppo_lab_study": 1, "plan": asdict(plan), "versions": versions(), "seconds": 0.0})
 
 
 def start_cell(cell: Cell, out: Path, threads: int) -> subprocess.Popen:
@@ -135,7 +160,7 @@ def start_cell(cell: Cell, out: Path, threads: int) -> subprocess.Popen:
 
 
 def is_complete(folder: Path) -> bool:
-    return (folder / "evaluation-after.json").exists()
+    return (folder / "summary.json").exists()
 
 
 def steps_done(folder: Path) -> int:
@@ -144,27 +169,31 @@ def steps_done(folder: Path) -> int:
 
 
 def write_tables(cells: list[Cell], out: Path) -> None:
-    """metrics.parquet and summary.parquet, from the run directories."""
+    """metrics.parquet and summary.parquet, from the run directories; metrics in single precision, to save space."""
     metrics, rows = [], []
     for cell in cells:
         recorder = Recorder.open(out / "runs" / cell.name)
-        steps = recorder.metrics()
+        steps, run, gradient = recorder.metrics(), recorder.summary(), recorder.gradient() or {}
         keys = {"algorithm": cell.config.algorithm, "seed": cell.config.seed, "lr": cell.config.lr}
-        metrics.append(steps.assign(**keys))
-        before, after = recorder.evaluation("before"), recorder.evaluation("after")
+        metrics.append(steps.astype(dict.fromkeys(steps.select_dtypes("float64"), "float32")).assign(**keys))
+        after = recorder.evaluation("after")
         rows.append(
             keys
             | {
                 "prompts_per_step": cell.config.prompts_per_step,
-                "steps": len(steps),
-                "rollouts": int(steps["num_rollouts"].iloc[-1]),
-                "seconds": float(steps["step_time"].sum()),
-                "accuracy_before": before.accuracy,
-                "accuracy": after.accuracy,
+                "steps": run["steps"],
+                "rollouts": run["rollouts"],
+                "seconds": run["seconds"],
+                "peak_memory_mb": run["peak_memory_mb"],
+                "accuracy_before": run["accuracy_before"],
+                "accuracy": run["accuracy_after"],
                 "greedy": after.report()["greedy"],
                 "mean_length": after.mean_length,
                 "advantage_variance": float(steps["advantage/variance"].mean()),
                 "advantage_second_moment": float(steps["advantage/second_moment"].mean()),
+                "gradient_variance": gradient.get("variance"),
+                "gradient_signal_to_noise": gradient.get("signal_to_noise"),
+                "rollouts_without_signal": gradient.get("silent"),
             }
         )
     pd.concat(metrics, ignore_index=True).astype({"seed": int}).to_parquet(out / "metrics.parquet", index=False)

@@ -244,6 +244,8 @@ class Trainer:
                 raise LabError(f"{name} works on groups: set group_size to 2 or more.")
         if config.advantage_scale == "group" and config.group_size < 2:
             raise LabError("advantage_scale = 'group' divides by a group's deviation: set group_size to 2 or more.")
+        if config.gradient_repeats in (1, 2):
+            raise LabError("gradient_repeats needs at least 3 batches to say how far it can be trusted, or 0 for none.")
         batch = int(config.prompts_per_step * config.group_size * (1 - config.prune))
         if config.mini_batches > batch:
             raise LabError(

@@ -1,31 +1,24 @@
-"""How noisy an algorithm's gradient is: the advantage's second moment split in two, and the gradient itself.
+"""Where an advantage's variance comes from: the coin's own noise and the critic's error, along a run and a response.
 
 The raw variance of the advantage compares algorithms only while none of them scales it: a whitened advantage has
 variance 1 and one divided by its group's deviation about 1, whatever the estimator.  What counts is the variance of
-the *gradient*, at an equal number of rollouts, against its length.
+the *gradient*, at an equal number of rollouts, against its length: see ``gradient.py``.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from scipy import stats
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sppo_lab.algorithms import at_equal_rollouts, get_algorithm
 from sppo_lab.checkpoint import load_weights
 from sppo_lab.errors import LabError
 from sppo_lab.evaluate import Evaluation
 from sppo_lab.experiment import evaluate_run
-from sppo_lab.metrics import batch_metrics
 from sppo_lab.recorder import Recorder
-from sppo_lab.rollout import Rollouts
 from sppo_lab.trainer import Trainer
-from sppo_lab.update import accumulate_gradient
 
 
 @dataclass(frozen=True)
@@ -59,73 +52,6 @@ def split_evaluation(evaluation: Evaluation) -> Split:
     if evaluation.values is None:
         raise LabError("this run has no critic, so there is no V to split the advantage's variance by.")
     return split_second_moment(np.array(evaluation.solved), evaluation.samples, np.array(evaluation.values))
-
-
-@dataclass(frozen=True)
-class GradientNoise:
-    """The policy-gradient estimator of one algorithm at a fixed policy, from repeated batches."""
-
-    algorithm: str
-    rollouts: int  # responses sampled for one estimate, greedy ones included
-    repeats: int
-    variance: float  # trace of the covariance of the estimate
-    variance_interval: tuple[float, float]  # 95 %, bootstrap over the batches
-    signal: float  # squared length of the mean gradient, without the noise's share in it; may come out below 0
-    silent: float  # share of the responses whose advantage is 0
-    second_moment: float  # of the advantage before scaling
-
-    @property
-    def signal_to_noise(self) -> float:
-        """Free of scale: doubling every advantage changes nothing."""
-        return self.signal / self.variance
-
-
-def policy_gradient(trainer: Trainer, batch: Rollouts) -> Tensor:
-    """The gradient of the loss over all LoRA parameters, (D,), as the first update of a step would see it."""
-    learner = trainer.learner
-    learner.optimizer.zero_grad()
-    accumulate_gradient(trainer.policy, learner, batch, trainer.config)
-    found = torch.cat([weight.grad.flatten() for weight in learner.parameters]).clone()
-    learner.optimizer.zero_grad()
-    return found
-
-
-def gradient_noise(
-    trainer: Trainer, repeats: int, rollouts: int | None = None, progress: Callable[..., Any] = tqdm
-) -> GradientNoise:
-    """Sample ``repeats`` batches from the policy as it stands, without any update, and compare their gradients.
-
-    ``rollouts`` says how many responses the other algorithms of a comparison have for one estimate, where this
-    one's batches are of another size: the variance of a mean of independent batches falls as one over its size.
-    """
-    if repeats < 2:
-        raise LabError("a variance needs at least 2 repeats.")
-    gradients, silent, second, used = [], [], [], 0
-    for _ in progress(range(repeats), desc=f"gradients of {trainer.config.algorithm}", unit="batch"):
-        before = trainer.num_rollouts
-        _, sampled = trainer.collect()
-        used += trainer.num_rollouts - before
-        trainer.form_advantages(sampled)
-        silent.append(float((sampled.advantages.abs().amax(1) == 0).float().mean()))
-        second.append(batch_metrics(sampled, trainer.config.group_size)["advantage/second_moment"])
-        gradients.append(policy_gradient(trainer, trainer.select(sampled)))
-    per_estimate = used / repeats
-    scale = 1.0 if rollouts is None else per_estimate / rollouts
-    stacked = torch.stack(gradients).double()
-    mean = stacked.mean(0)
-    deviations = (stacked - mean).square().sum(1).cpu().numpy() * repeats / (repeats - 1)
-    variance = float(deviations.mean())
-    interval = stats.bootstrap((deviations,), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
-    return GradientNoise(
-        algorithm=trainer.config.algorithm,
-        rollouts=rollouts or round(per_estimate),
-        repeats=repeats,
-        variance=variance * scale,
-        variance_interval=(float(interval.low) * scale, float(interval.high) * scale),
-        signal=float(mean.square().sum()) - variance / repeats,
-        silent=float(np.mean(silent)),
-        second_moment=float(np.mean(second)),
-    )
 
 
 def trainer_at(folder: str | Path, algorithm: str, step: int | None = None) -> Trainer:

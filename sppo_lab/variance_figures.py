@@ -7,7 +7,8 @@ from torch import Tensor
 
 from sppo_lab.bandit import Bandit, Estimator
 from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
-from sppo_lab.variance import GradientNoise, Split
+from sppo_lab.gradient import GradientNoise
+from sppo_lab.variance import Split
 
 STYLES = {"rloo": (ORANGE, "-.", "rloo, dr-grpo"), "grpo": (VERMILION, "--", "grpo")}
 
@@ -83,23 +84,30 @@ def noise_figure(found: list[GradientNoise]) -> Figure:
     """Measured gradients of several algorithms at equal rollouts: variance, noise-to-signal, share without signal."""
     figure = Figure(figsize=(11, 0.55 * len(found) + 1.6), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
-    names = [noise.algorithm for noise in found]
     rows = np.arange(len(found))[::-1]
     variance = np.array([noise.variance for noise in found])
     low, high = np.array([noise.variance_interval for noise in found]).T
     axes[0].barh(rows, variance, color=GREY, xerr=[variance - low, high - variance], capsize=4)
     axes[0].set(title="Variance (depends on the scale of A)", xlabel="trace of the covariance")
-    ratio = [noise.variance / noise.signal if noise.signal > 0 else np.nan for noise in found]
-    axes[1].barh(rows, ratio, color=BLUE)
-    for row, value in zip(rows, ratio, strict=True):
-        if np.isnan(value):
-            axes[1].annotate(
-                "the signal drowns: more repeats", (0, row), (4, 0), textcoords="offset points", va="center"
-            )
-    axes[1].set(title="Noise-to-signal (free of scale)", xlabel="variance / squared length")
+    ratio = np.array([noise.noise_to_signal for noise in found])
+    ends = np.array([noise.noise_to_signal_interval for noise in found])
+    known = ratio[np.isfinite(ratio)]
+    limit = 2.5 * known.max() if len(known) else 1.0  # an interval may have no end
+    axes[1].barh(rows, np.minimum(ratio, limit), color=BLUE, alpha=0.8)
+    for row, value, (start, end) in zip(rows, ratio, ends, strict=True):
+        if np.isinf(value):
+            place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            axes[1].annotate("the signal drowns: more repeats", (0, row), **place)
+            continue
+        axes[1].plot([start, min(end, limit)], [row, row], color="black", linewidth=1.5)
+        axes[1].plot(start, row, "|", color="black", markersize=9)
+        axes[1].plot(
+            min(end, limit), row, "|" if end <= limit else ">", color="black", markersize=9 if end <= limit else 5
+        )
+    axes[1].set(title="Noise-to-signal (free of scale)", xlabel="variance / squared length", xlim=(0, limit * 1.04))
     axes[2].barh(rows, [noise.silent for noise in found], color=VERMILION)
     axes[2].set(title="Rollouts without signal", xlabel="share", xlim=(0, 1))
-    axes[0].set_yticks(rows, names)
+    axes[0].set_yticks(rows, [noise.algorithm for noise in found])
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure

@@ -5,13 +5,17 @@ import pytest
 from sppo_lab.errors import LabError
 from sppo_lab.statistics import (
     Estimate,
+    best_rates,
     bootstrap_mean,
+    cost_ratio,
     cost_to_reach,
+    costs_to_reach,
     paired_difference,
     report_table,
     settle,
     verdict,
 )
+from sppo_lab.study_figures import study_figure
 
 ABOVE, BELOW, OPEN = Estimate(0.1, 0.05, 0.15), Estimate(-0.1, -0.15, -0.05), Estimate(0.1, -0.1, 0.3)
 
@@ -82,25 +86,83 @@ def test_a_window_weighs_steps_by_their_responses():
     assert cost_to_reach(steps, 0.26, window=400) is None
 
 
-def test_the_table_and_verdict_of_a_study():
+def test_a_cost_ratio_is_a_geometric_mean_over_common_seeds():
+    first, second = seeds(600.0, 500.0, np.nan, 800.0), seeds(100.0, 125.0, 90.0, 100.0)
+    found = cost_ratio(first, second)
+    ratios = np.array([6.0, 4.0, 8.0])
+    assert found.mean == pytest.approx(np.exp(np.log(ratios).mean()))
+    assert found.low < 4.5 and found.high > 7.5
+    swapped = cost_ratio(second, first)
+    assert swapped.mean == pytest.approx(1 / found.mean) and swapped.low == pytest.approx(1 / found.high)
+    assert cost_ratio(seeds(np.nan), seeds(1.0)) is None
+    assert cost_ratio(seeds(2.0), seeds(1.0)) == Estimate(2.0, None, None)
+
+
+def test_a_run_that_never_gets_there_has_no_cost():
+    metrics = pd.concat([run([0.9] * 7).assign(seed=0), run([0.1] * 7).assign(seed=1)])
+    costs = costs_to_reach(metrics, 0.5)
+    assert costs.loc[0, "rollouts"] == 700 and costs.loc[1].isna().all()
+
+
+def test_the_best_rate_is_the_highest_mean_over_seeds_and_of_equals_the_lowest():
+    rows = [("sppo", 1e-4, 0.7), ("sppo", 1e-4, 0.8), ("sppo", 2e-4, 0.79), ("sppo", 2e-4, 0.73)]
+    rows += [("ppo", 4e-4, 0.6), ("ppo", 2e-4, 0.6), ("ppo", 1e-4, 0.1)]
+    assert best_rates(pd.DataFrame(rows, columns=["algorithm", "lr", "accuracy"])) == {"sppo": 2e-4, "ppo": 2e-4}
+
+
+def made_up_study() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Three algorithms, four seeds; grpo with a learning rate of its own."""
     rows, metrics = [], []
-    for algorithm, accuracy, variance in (("sppo", 0.8, 0.1), ("ppo", 0.7, 0.2), ("grpo", 0.75, 0.15)):
+    for algorithm, rate, accuracy, variance in (
+        ("sppo", 2e-4, 0.8, 0.1),
+        ("ppo", 2e-4, 0.7, 0.2),
+        ("grpo", 4e-4, 0.75, 0.15),
+    ):
         for seed in range(4):
+            more = 0.001 * seed * (1 + (algorithm == "sppo"))
             rows.append(
                 {
                     "algorithm": algorithm,
                     "seed": seed,
-                    "lr": 2e-4,
-                    "accuracy": accuracy + 0.001 * seed * (1 + (algorithm == "sppo")),
-                    "advantage_variance": variance + 0.001 * seed * (1 + (algorithm == "sppo")),
+                    "lr": rate,
+                    "accuracy": accuracy + more,
+                    "advantage_variance": variance + more,
+                    "peak_memory_mb": 500.0 + seed,
+                    "gradient_variance": 2.0,
+                    "rollouts_without_signal": 0.25,
                 }
             )
-            metrics.append(run([accuracy] * 10).assign(algorithm=algorithm, seed=seed, lr=2e-4))
-    summary = pd.DataFrame(rows)
+            metrics.append(run([accuracy] * 10).assign(algorithm=algorithm, seed=seed, lr=rate))
+    steps = pd.concat(metrics, ignore_index=True)
+    return pd.DataFrame(rows), steps.assign(step=steps.groupby(["algorithm", "seed"]).cumcount() + 1)
+
+
+def test_the_table_and_verdict_of_a_study():
+    summary, metrics = made_up_study()
     found, difference, accuracies = verdict(summary)
     assert found == "survives" and difference.high < 0 and accuracies["grpo"].low > 0
-    table = report_table(summary, pd.concat(metrics), target=0.72).set_index("algorithm")
+    table = report_table(summary, metrics, target=0.72).set_index("algorithm")
     assert table.loc["sppo", "reached 0.72"] == "4 of 4" and table.loc["ppo", "reached 0.72"] == "0 of 4"
-    assert table.loc["sppo", "rollouts"] == "700" and table.loc["sppo", "minus sppo"] == ""
-    assert table.loc["grpo", "minus sppo"].startswith("-0.0")
+    assert table.loc["sppo", "rollouts to 0.72"] == "700" and table.loc["sppo", "minus sppo"] == ""
+    assert table.loc["grpo", "minus sppo"].startswith("-0.0")  # though its learning rate is another
+    assert table.loc["grpo", "rollouts, times sppo's"].startswith("1.000")
+    assert table.loc["ppo", "rollouts to 0.72"] == "" == table.loc["ppo", "seconds, times sppo's"]
+    assert set(table["peak memory, MiB"]) == {"503"} and set(table["gradient variance"]) == {"2"}
     assert verdict(summary[summary["algorithm"] != "ppo"])[0] is None
+
+
+def test_a_search_has_no_verdict_and_no_differences():
+    summary, metrics = made_up_study()
+    search = pd.concat([summary, summary.assign(lr=1e-3)])
+    table = report_table(search, pd.concat([metrics, metrics.assign(lr=1e-3)]), target=0.72)
+    assert len(table) == 6 and "minus sppo" not in table
+    assert verdict(search) == (None, None, {})
+
+
+def test_the_figure_of_a_study_draws_every_algorithm_and_seed():
+    summary, metrics = made_up_study()
+    curves, accuracy, variance = study_figure(summary, metrics).axes
+    assert [text.get_text() for text in curves.get_legend().get_texts()] == ["sppo", "ppo", "grpo"]
+    assert [len(line.get_xdata()) for line in accuracy.get_lines()[:2]] == [4, 1]
+    assert list(variance.get_lines()[0].get_xdata()) == pytest.approx([0.1, 0.102, 0.104, 0.106])
+    assert [tick.get_text() for tick in accuracy.get_yticklabels()] == ["sppo", "ppo", "grpo"]

@@ -7,9 +7,17 @@ import pytest
 from sppo_lab.cli import main
 from sppo_lab.commands import parse_seeds
 from sppo_lab.errors import LabError
+from sppo_lab.storage import read_json
 from sppo_lab.study import StudyPlan, is_complete, read_study, run_study, start_cell, start_study, write_tables
 
-SETTINGS = {"steps": 2, "prompts_per_step": 8, "max_new_tokens": 16, "eval_prompts": 4, "eval_samples": 2}
+SETTINGS = {
+    "steps": 2,
+    "prompts_per_step": 8,
+    "max_new_tokens": 16,
+    "eval_prompts": 4,
+    "eval_samples": 2,
+    "gradient_repeats": 3,
+}
 
 
 def test_equal_rollouts_and_equal_prompts():
@@ -60,14 +68,40 @@ def test_a_study_runs_is_resumed_and_reported(tmp_path, capsys):
     stamp = (out / "runs" / killed.name / "metrics.jsonl").stat().st_mtime_ns
     run_study(plan, out)  # complete: nothing runs again
     assert (out / "runs" / killed.name / "metrics.jsonl").stat().st_mtime_ns == stamp
-    with pytest.raises(LabError, match="another study"):
-        run_study(StudyPlan(["sppo"], [0], SETTINGS), out)
+    for other in (StudyPlan(["sppo"], [0], SETTINGS | {"steps": 3}), StudyPlan(["sppo"], [0], SETTINGS, rates=[0.1])):
+        with pytest.raises(LabError, match="another study, with other"):
+            run_study(other, out)
     capsys.readouterr()
     assert main(["report", f"--study={out}", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert result["verdict"] == "undecided" and len(result["table"]) == 3
+    assert (out / "report.csv").exists() and (out / "report.png").exists()
+    # Eight responses of a policy that is cut off at 16 tokens: grpo's one group per step is all wrong.
+    assert list(summary["gradient_variance"] > 0) == [True, True, False] and summary["peak_memory_mb"].gt(100).all()
+    assert read_json(out / "study.json")["seconds"] > 1
     write_tables(plan.cells(), out)
     pd.testing.assert_frame_equal(read_study(out)[0], summary)
+
+
+def test_a_study_can_be_added_to(tmp_path):
+    """Further seeds and algorithms go into the same directory; what was run keeps its learning rate."""
+    plan = StudyPlan(["sppo"], [0], SETTINGS, rate_of={"sppo": 1e-4, "ppo": 2e-4})
+    start_study(tmp_path, plan)
+    more = StudyPlan(["sppo", "ppo"], [0, 1], SETTINGS, rate_of={"sppo": 1e-4, "ppo": 2e-4})
+    start_study(tmp_path, more)
+    assert read_json(tmp_path / "study.json")["plan"]["seeds"] == [0, 1]
+    with pytest.raises(LabError, match="with other rate_of"):
+        start_study(tmp_path, StudyPlan(["sppo"], [0], SETTINGS, rate_of={"sppo": 3e-4}))
+
+
+def test_every_algorithm_gets_the_rate_of_the_search():
+    rates = {"sppo": 4e-4, "ppo": 1e-4, "rloo": 1e-3}
+    plan = StudyPlan(["sppo", "ppo"], [0], {"lr": 5e-5}, rate_of=rates)
+    assert {cell.name: cell.config.lr for cell in plan.cells()} == {"sppo-seed-0": 4e-4, "ppo-seed-0": 1e-4}
+    with pytest.raises(LabError, match="no learning rate for grpo"):
+        StudyPlan(["sppo", "grpo"], [0], {}, rate_of=rates)
+    with pytest.raises(LabError, match="give one of them"):
+        StudyPlan(["sppo"], [0], {}, rates=[1e-4], rate_of=rates)
 
 
 def test_a_failed_run_stops_the_study_and_names_its_log(tmp_path):

@@ -7,18 +7,13 @@ from sppo_lab.errors import LabError
 from sppo_lab.evaluate import Evaluation
 from sppo_lab.experiment import Experiment
 from sppo_lab.models import trainable_parameters
-from sppo_lab.trainer import Trainer
 from sppo_lab.variance import (
-    gradient_noise,
-    policy_gradient,
     separation_by_position,
     split_along,
     split_evaluation,
     split_second_moment,
     trainer_at,
 )
-
-SMALL = {"prompts_per_step": 8, "max_new_tokens": 16, "steps": 1}
 
 
 def test_the_split_is_unbiased_for_any_number_of_samples():
@@ -40,40 +35,6 @@ def test_the_split_needs_a_critic_and_two_samples():
     with pytest.raises(LabError, match="at least 2 samples"):
         split_evaluation(Evaluation(1, [1, 0], [0, 1], 3.0, 0.0, values=[0.5, 0.5]))
     assert split_evaluation(Evaluation(2, [2, 0], [0, 1], 3.0, 0.0, values=[1.0, 0.0])).second_moment == 0
-
-
-@pytest.mark.parametrize("algorithm", ["sppo", "grpo", "ppo"])
-def test_the_gradient_is_that_of_the_first_update(algorithm, small_task):
-    config = Config(algorithm=algorithm, mini_batches=1, max_grad_norm=1e9, **SMALL)
-    trainer = Trainer(config, small_task)
-    _, sampled = trainer.collect()
-    trainer.form_advantages(sampled)
-    found = policy_gradient(trainer, trainer.select(sampled))
-    wanted = Trainer(config, small_task).train_step().metrics["policy/grad_norm"]
-    assert float(found.norm()) == pytest.approx(wanted, rel=1e-4)
-
-
-def test_measuring_changes_nothing_that_is_trained(small_task):
-    trainer = Trainer(Config(**SMALL), small_task)
-    before = {name: weight.clone() for name, weight in trainer.policy.model.state_dict().items()}
-    noise = gradient_noise(trainer, repeats=3)
-    assert all(torch.equal(weight, before[name]) for name, weight in trainer.policy.model.state_dict().items())
-    assert all(weight.grad is None or not weight.grad.any() for weight in trainer.learner.parameters)
-    assert noise.rollouts == 8 and noise.repeats == 3
-    low, high = noise.variance_interval
-    assert 0 < low <= noise.variance <= high
-    with pytest.raises(LabError, match="at least 2 repeats"):
-        gradient_noise(trainer, repeats=1)
-
-
-def test_the_variance_falls_as_one_over_the_rollouts(small_task):
-    """Four times the prompts, a quarter of the variance; and that is how another budget is accounted for."""
-    settings = SMALL | {"max_new_tokens": 6}
-    small = gradient_noise(Trainer(Config(algorithm="sppo", **settings), small_task), 60)
-    large = gradient_noise(Trainer(Config(algorithm="sppo", **settings | {"prompts_per_step": 32}), small_task), 60)
-    assert 2 < small.variance / large.variance < 8
-    rescaled = gradient_noise(Trainer(Config(algorithm="sppo", **settings), small_task), 60, rollouts=32)
-    assert rescaled.variance == pytest.approx(small.variance / 4) and rescaled.rollouts == 32
 
 
 def test_separation_is_chance_where_values_know_nothing_and_certain_where_they_do():

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from sppo_lab.variance import GradientNoise, Split
+from sppo_lab.gradient import GradientNoise
+from sppo_lab.variance import Split
 from sppo_lab.variance_figures import bandit_figure, noise_figure, separation_figure, split_figure
 
 RATES = torch.linspace(0.05, 0.95, 20)
@@ -20,11 +21,13 @@ def test_the_lines_of_the_bandit_figure_are_the_exact_numbers():
 
 def test_a_drowned_signal_is_said_and_not_drawn():
     noise = [
-        GradientNoise("sppo", 64, 10, 2.0, (1.5, 2.5), 0.5, 0.0, 0.2),
-        GradientNoise("grpo", 64, 10, 2.0, (1.5, 2.5), -0.1, 0.5, 0.2),
+        GradientNoise("sppo", 64, 10, 2.0, (1.5, 2.5), 0.5, 0.25, (0.2, 0.3), 0.0, 0.2),
+        GradientNoise("grpo", 64, 10, 2.0, (1.5, 2.5), -0.1, -0.05, (-0.1, 0.1), 0.5, 0.2),
     ]
     _, ratio, silent = noise_figure(noise).axes
     assert [text.get_text() for text in ratio.texts] == ["the signal drowns: more repeats"]
+    assert ratio.patches[0].get_width() == pytest.approx(4.0)
+    assert list(ratio.get_lines()[0].get_xdata()) == pytest.approx([1 / 0.3, 5.0])
     assert [bar.get_width() for bar in silent.patches] == [0.0, 0.5]
 
 
