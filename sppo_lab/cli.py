@@ -1,4 +1,4 @@
-"""The command line: python -m sppo_lab train | demo | evaluate | show | study | report | verify."""
+"""The command line: python -m sppo_lab train | demo | evaluate | show | study | report | lens | verify."""
 
 import argparse
 import dataclasses
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sppo_lab import __version__
-from sppo_lab.commands import run_evaluate, run_report, run_show, run_study_command, run_train, run_verify
+from sppo_lab.commands import run_evaluate, run_lens, run_report, run_show, run_study_command, run_train, run_verify
 from sppo_lab.config import TIERS, Config, describe_limits, field_type, is_switch, is_text
 from sppo_lab.errors import LabError
 
@@ -94,6 +94,20 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--study", required=True, metavar="DIR", dest="folder", help="directory of the study")
     report.add_argument("--out", metavar="DIR", help="where report.csv and report.png go (default: into the study)")
     report.add_argument("--target", type=float, default=0.7, help="accuracy whose cost is compared (default: 0.7)")
+
+    lens = add_command(
+        commands, "lens", run_lens, "measure where a run's variance comes from, and keep the record for its pictures"
+    )
+    lens.add_argument("--run", required=True, metavar="DIR", dest="folder", help="directory of a run of sppo")
+    lens.add_argument(
+        "--token-runs", nargs="+", default=[], metavar="DIR", help="runs of ppo or ppo-bce, for V along the response"
+    )
+    lens.add_argument(
+        "--step", type=int, metavar="N", help="compare the gradients at this checkpoint (default: newest)"
+    )
+    lens.add_argument("--algorithms", nargs="+", metavar="NAME", help="whose gradients to compare (default: eight)")
+    lens.add_argument("--repeats", type=int, default=40, metavar="N", help="batches per algorithm (default: 40)")
+    lens.add_argument("--out", required=True, metavar="DIR", help="directory of the record")
 
     verify = add_command(commands, "verify", run_verify, "judge responses against answers, without any model")
     verify.add_argument("--task", required=True, help="whose verifier: chain-sum, gsm8k or math")

@@ -152,6 +152,38 @@ def run_report(options: argparse.Namespace) -> dict[str, Any]:
     return {"table": table.to_dict("records"), "verdict": found}
 
 
+def run_lens(options: argparse.Namespace) -> dict[str, Any]:
+    from sppo_lab.lens import ESTIMATORS, read_lens, record_lens
+    from sppo_lab.storage import writing
+
+    with writing(options.out):
+        record_lens(
+            options.folder,
+            options.out,
+            token_runs=options.token_runs,
+            step=options.step,
+            estimators=tuple(options.algorithms or ESTIMATORS),
+            repeats=options.repeats,
+        )
+    lens = read_lens(options.out)
+    rows = [
+        {
+            "algorithm": noise.algorithm,
+            "noise-to-signal": f"{noise.noise_to_signal:.1f}{_ends(noise.noise_to_signal_interval, '.1f')}",
+            "cosine": f"{lens.cosines[noise.algorithm][0]:.2f}{_ends(lens.cosines[noise.algorithm][1], '.2f')}",
+            "without signal": f"{noise.silent:.0%}",
+        }
+        for noise in lens.noise
+    ]
+    if not options.json:
+        import pandas as pd
+
+        for step, split in lens.splits.items():
+            print(f"step {step}: E[A^2] = {split.second_moment:.3f} = {split.noise:.3f} + {split.error:.3f} (critic)")
+        print(pd.DataFrame(rows).to_string(index=False))
+    return {"out": options.out, "gradients": rows}
+
+
 def run_verify(options: argparse.Namespace) -> dict[str, Any]:
     from sppo_lab.tasks import get_task_kind
     from sppo_lab.tasks.files import read_jsonl
@@ -190,3 +222,7 @@ def _shown(value: Any) -> str:
 
 def _shown_interval(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f"  (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _ends(interval: Sequence[float], form: str) -> str:
+    return f" [{interval[0]:{form}}, {interval[1]:{form}}]"

@@ -7,10 +7,12 @@ the *gradient*, at an equal number of rollouts, against its length: see ``gradie
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from sppo_lab.algorithms import at_equal_rollouts, get_algorithm
 from sppo_lab.checkpoint import load_weights
@@ -18,6 +20,7 @@ from sppo_lab.errors import LabError
 from sppo_lab.evaluate import Evaluation
 from sppo_lab.experiment import evaluate_run
 from sppo_lab.recorder import Recorder
+from sppo_lab.rollout import Rollouts
 from sppo_lab.trainer import Trainer
 
 
@@ -54,21 +57,29 @@ def split_evaluation(evaluation: Evaluation) -> Split:
     return split_second_moment(np.array(evaluation.solved), evaluation.samples, np.array(evaluation.values))
 
 
-def trainer_at(folder: str | Path, algorithm: str, step: int | None = None) -> Trainer:
+def trainer_at(
+    folder: str | Path, algorithm: str, step: int | None = None, *, warmup: int = 0, **changes: Any
+) -> Trainer:
     """A trainer of ``algorithm`` at the policy of a run (its newest checkpoint, or that of ``step``).
 
-    It samples as many responses for one estimate as the run did per step.  A critic comes from the run too, so the
-    algorithm's baseline must be none or the run's own; another raises LabError.
+    It samples as many responses for one estimate as the run did per step; ``changes`` are fields of Config.  A
+    baseline that the run does not hold learns from ``warmup`` batches first, while the policy is held still; without
+    any, an algorithm that needs one raises LabError.
     """
     recorder = Recorder.open(folder)
     kind, own = get_algorithm(algorithm).baseline, get_algorithm(recorder.config.algorithm).baseline
-    if kind not in ("none", own):
+    learnt = kind in ("none", own)
+    if not learnt and not warmup:
         raise LabError(
             f"{algorithm} needs a trained baseline ({kind}), which the {recorder.config.algorithm} run in {folder} "
-            "does not hold: give a run of that algorithm."
+            "does not hold: give a run of that algorithm, or let it learn one with warmup = 100 batches."
         )
-    trainer = Trainer(at_equal_rollouts(recorder.config.replace(algorithm=algorithm, group_size=None)))
-    load_weights(recorder.checkpoint_of(step), trainer.policy, trainer.critic)
+    config = recorder.config.replace(**{"group_size": None} | changes | {"algorithm": algorithm})
+    trainer = Trainer(at_equal_rollouts(config.replace(critic_warmup=warmup)))
+    load_weights(recorder.checkpoint_of(step), trainer.policy, trainer.critic if learnt else None)
+    if not learnt:
+        for _ in tqdm(range(warmup), desc=f"baseline of {algorithm}", unit="batch"):
+            trainer.train_step()
     return trainer
 
 
@@ -78,24 +89,43 @@ def split_along(folder: str | Path, samples: int = 16, prompts: int = 100) -> di
     return {step: split_evaluation(evaluate_run(folder, samples, prompts, step)) for step in steps}
 
 
-def separation_by_position(
-    values: Tensor, rewards: Tensor, lengths: Tensor, bins: int = 10
-) -> tuple[np.ndarray, np.ndarray]:
-    """How well V(s_t) tells right from wrong responses along the response: AUC per tenth of its length.
+@dataclass(frozen=True)
+class Separation:
+    """What a critic of tokens says along right and along wrong responses, per part of the response's length."""
 
-    ``values`` (B, T), ``rewards`` and ``lengths`` (B,).  Returns the middle of each bin as a share of the length,
-    and the AUC there: 0.5 is chance.  A critic of tokens that separates them only at the end shows the tail effect.
-    Source: arXiv 2604.08865, figures 1 and 9.
+    places: np.ndarray  # (bins,) the middle of each part, as a share of the length
+    areas: np.ndarray  # (bins,) AUC there: chance that V is higher in a right response than in a wrong one
+    right: np.ndarray  # (bins,) mean V there in right responses
+    wrong: np.ndarray  # (bins,) and in wrong ones
+
+
+def separation_by_position(values: Tensor, rewards: Tensor, lengths: Tensor, bins: int = 10) -> Separation:
+    """How early V(s_t) tells right from wrong responses.
+
+    ``values`` (B, T), ``rewards`` and ``lengths`` (B,).  An AUC of 0.5 is chance.  A critic of tokens that separates
+    the responses only at their end shows the tail effect.  Source: arXiv 2604.08865, figures 1 and 9.
     """
-    middles = (np.arange(bins) + 0.5) / bins
+    places = (np.arange(bins) + 0.5) / bins
     rewards = rewards.cpu().numpy()
     right, wrong = rewards > 0.5, rewards <= 0.5
     if not right.any() or not wrong.any():
         raise LabError("there are only right or only wrong responses, so nothing can be told apart: sample more.")
-    areas = []
-    for share in middles:
-        position = (share * lengths).long().clamp(max=values.shape[1] - 1)
+    rows = []
+    for place in places:
+        position = (place * lengths).long().clamp(max=values.shape[1] - 1)
         at = values.gather(1, position[:, None]).squeeze(1).cpu().numpy()
         statistic = stats.mannwhitneyu(at[right], at[wrong]).statistic
-        areas.append(statistic / (right.sum() * wrong.sum()))
-    return middles, np.array(areas)
+        rows.append((statistic / (right.sum() * wrong.sum()), at[right].mean(), at[wrong].mean()))
+    return Separation(places, *np.array(rows).T)
+
+
+def sample_token_values(trainer: Trainer, responses: int) -> Rollouts:
+    """Judged responses to the first training prompts, with what the critic says before every token in ``values``."""
+    if trainer.algorithm.baseline not in ("token", "token-bce"):
+        raise LabError(f"{trainer.config.algorithm} has no value per token: give a run of ppo or ppo-bce.")
+    problems = trainer.task.train[:responses]
+    rollouts = trainer.sample(problems)
+    rollouts.rewards = trainer.judge(rollouts, problems)
+    rollouts.action_starts = rollouts.response_mask
+    rollouts.values = trainer.baseline.values(rollouts)
+    return rollouts

@@ -8,7 +8,7 @@ from torch import Tensor
 from sppo_lab.bandit import Bandit, Estimator
 from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
 from sppo_lab.gradient import GradientNoise
-from sppo_lab.variance import Split
+from sppo_lab.variance import Separation, Split
 
 STYLES = {"rloo": (ORANGE, "-.", "rloo, dr-grpo"), "grpo": (VERMILION, "--", "grpo")}
 
@@ -130,22 +130,20 @@ def split_figure(splits: dict[int, Split]) -> Figure:
     return figure
 
 
-def separation_figure(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """How well V(s_t) tells right from wrong along the response; label to what ``separation_by_position`` returns."""
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    ax = figure.subplots()
-    styles = zip(curves.items(), (BLUE, VERMILION, GREEN, ORANGE), ("-", "--", "-.", ":"), strict=False)
-    for (label, (middles, areas)), color, style in styles:
-        ax.plot(middles, areas, style, color=color, marker="o", label=label)
-    ax.axhline(0.5, color=GREY, linewidth=1)
-    ax.annotate("chance", (1, 0.5), (0, 3), textcoords="offset points", ha="right", color=GREY)
-    ax.set(
-        title="Right from wrong by V(s_t)",
-        xlabel="place in the response, share of its length",
-        ylabel="AUC",
-        xlim=(0, 1),
-        ylim=(0.4, 1.02),
-    )
-    ax.legend(frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
+def separation_figure(found: dict[str, Separation]) -> Figure:
+    """V(s_t) along right and wrong responses, and how well it tells them apart; label to its separation."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (label, one), color in zip(found.items(), (BLUE, VERMILION, GREEN, ORANGE), strict=False):
+        left.plot(one.places, one.right, "-", color=color, marker="o", markersize=4, label=f"{label}, right")
+        left.plot(one.places, one.wrong, "--", color=color, marker="x", markersize=5, label=f"{label}, wrong")
+        right.plot(one.places, one.areas, "-", color=color, marker="o", markersize=4, label=label)
+    right.axhline(0.5, color=GREY, linewidth=1)
+    right.annotate("chance", (1, 0.5), (0, 3), textcoords="offset points", ha="right", color=GREY)
+    left.set(title="What the critic says along the response", ylabel="mean V(s_t)", ylim=(-0.03, 1.03))
+    right.set(title="Right from wrong by V(s_t)", ylabel="AUC", ylim=(0.4, 1.02))
+    for ax in (left, right):
+        ax.set(xlabel="place in the response, share of its length", xlim=(0, 1))
+        ax.legend(frameon=False, fontsize=9)
+        ax.spines[["top", "right"]].set_visible(False)
     return figure

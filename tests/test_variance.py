@@ -44,9 +44,10 @@ def test_separation_is_chance_where_values_know_nothing_and_certain_where_they_d
     values = torch.rand(3000, 20, generator=generator)
     late = torch.arange(20) >= 0.8 * lengths[:, None]
     values = torch.where(late, rewards[:, None], values)
-    middles, areas = separation_by_position(values, rewards, lengths)
-    assert len(middles) == 10 and middles[0] == pytest.approx(0.05)
-    assert np.abs(areas[:7] - 0.5).max() < 0.05 and areas[-1] == 1.0
+    found = separation_by_position(values, rewards, lengths)
+    assert len(found.places) == 10 and found.places[0] == pytest.approx(0.05)
+    assert np.abs(found.areas[:7] - 0.5).max() < 0.05 and found.areas[-1] == 1.0
+    assert found.right[0] == pytest.approx(0.5, abs=0.05) and (found.right[-1], found.wrong[-1]) == (1, 0)
     with pytest.raises(LabError, match="only right or only wrong"):
         separation_by_position(values, torch.ones(3000), lengths)
 
@@ -64,5 +65,10 @@ def test_other_algorithms_at_the_policy_of_a_run(tmp_path):
         assert all(torch.equal(weight, trained[name]) for name, weight in found.items())
     with pytest.raises(LabError, match="needs a trained baseline"):
         trainer_at(run, "ppo")
+    trainer = trainer_at(run, "ppo-bce", step=1, warmup=2)  # its critic learns, the policy does not move
+    reference = trainable_parameters(trainer_at(run, "sppo", step=1).policy.model)
+    found = trainable_parameters(trainer.policy.model)
+    assert all(torch.equal(weight, reference[name]) for name, weight in found.items())
+    assert trainer.critic.head.weight.abs().sum() > 0
     splits = split_along(run, samples=2, prompts=4)
     assert list(splits) == [1, 2] and all(0 <= split.noise <= 0.5 for split in splits.values())

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sppo_lab.gradient import GradientNoise
-from sppo_lab.variance import Split
+from sppo_lab.variance import Separation, Split
 from sppo_lab.variance_figures import bandit_figure, noise_figure, separation_figure, split_figure
 
 RATES = torch.linspace(0.05, 0.95, 20)
@@ -35,5 +35,7 @@ def test_the_other_figures_draw_what_they_are_given():
     figure = split_figure({0: Split(0.2, 0.05), 100: Split(0.1, -0.001)})
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == pytest.approx([0.2, 0.1, 0.05, 0.0])
-    curve = (np.array([0.25, 0.75]), np.array([0.5, 0.9]))
-    assert list(separation_figure({"ppo": curve}).axes[0].get_lines()[0].get_ydata()) == [0.5, 0.9]
+    one = Separation(*np.array([[0.25, 0.75], [0.5, 0.9], [0.5, 0.8], [0.4, 0.2]]))
+    values, areas = separation_figure({"ppo": one}).axes
+    assert [list(line.get_ydata()) for line in values.get_lines()] == [[0.5, 0.8], [0.4, 0.2]]
+    assert list(areas.get_lines()[0].get_ydata()) == [0.5, 0.9]
