@@ -17,18 +17,16 @@ from sppo_lab.errors import LabError
 
 
 def run_train(options: argparse.Namespace) -> dict[str, Any]:
+    fresh = not (options.resume and (Path(options.out) / "config.json").exists())
+    config = Config.for_tier(options.tier, **chosen_settings(options)) if fresh else None  # mistakes are said at once
     print("Loading the libraries, the model and the problems ...", file=sys.stderr, flush=True)
     from sppo_lab.experiment import Experiment
+    from sppo_lab.recorder import Recorder
 
-    chosen = chosen_settings(options)
-    if options.resume and (Path(options.out) / "config.json").exists():
-        from sppo_lab.recorder import Recorder
-
-        config = Recorder.open(options.out).config.replace(**chosen)
-    else:
-        if options.resume:
-            print(f"{options.out} holds no run yet: starting one.", file=sys.stderr)
-        config = Config.for_tier(options.tier, **chosen)
+    if config is None:
+        config = Recorder.open(options.out).config.replace(**chosen_settings(options))
+    elif options.resume:
+        print(f"{options.out} holds no run yet: starting one.", file=sys.stderr)
     if options.command == "demo" and not options.resume:
         options.overwrite = True
     experiment = Experiment(config, options.out, resume=options.resume, overwrite=options.overwrite)
