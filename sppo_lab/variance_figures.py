@@ -80,8 +80,9 @@ def critic_error_figure(solve_rates: Tensor, group_size: int = 8, rollouts: int 
     return figure
 
 
-def noise_figure(found: list[GradientNoise]) -> Figure:
-    """Measured gradients of several algorithms at equal rollouts: variance, noise-to-signal, share without signal."""
+def noise_figure(measured: dict[str, GradientNoise]) -> Figure:
+    """Measured gradients at equal rollouts: variance, noise-to-signal, share without signal; label to its noise."""
+    labels, found = list(measured), list(measured.values())
     figure = Figure(figsize=(11, 0.55 * len(found) + 1.6), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     rows = np.arange(len(found))[::-1]
@@ -107,7 +108,7 @@ def noise_figure(found: list[GradientNoise]) -> Figure:
     axes[1].set(title="Noise-to-signal (free of scale)", xlabel="variance / squared length", xlim=(0, limit * 1.04))
     axes[2].barh(rows, [noise.silent for noise in found], color=VERMILION)
     axes[2].set(title="Rollouts without signal", xlabel="share", xlim=(0, 1))
-    axes[0].set_yticks(rows, [noise.algorithm for noise in found])
+    axes[0].set_yticks(rows, labels)
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure

@@ -20,10 +20,10 @@ def test_the_lines_of_the_bandit_figure_are_the_exact_numbers():
 
 
 def test_a_drowned_signal_is_said_and_not_drawn():
-    noise = [
-        GradientNoise("sppo", 64, 10, 2.0, (1.5, 2.5), 0.5, 0.25, (0.2, 0.3), 0.0, 0.2),
-        GradientNoise("grpo", 64, 10, 2.0, (1.5, 2.5), -0.1, -0.05, (-0.1, 0.1), 0.5, 0.2),
-    ]
+    noise = {
+        "sppo": GradientNoise("sppo", 64, 10, 2.0, (1.5, 2.5), 0.5, 0.25, (0.2, 0.3), 0.0, 0.2),
+        "grpo": GradientNoise("grpo", 64, 10, 2.0, (1.5, 2.5), -0.1, -0.05, (-0.1, 0.1), 0.5, 0.2),
+    }
     _, ratio, silent = noise_figure(noise).axes
     assert [text.get_text() for text in ratio.texts] == ["the signal drowns: more repeats"]
     assert ratio.patches[0].get_width() == pytest.approx(4.0)
