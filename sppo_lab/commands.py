@@ -94,7 +94,8 @@ def run_show(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_study_command(options: argparse.Namespace) -> dict[str, Any]:
     from sppo_lab.statistics import best_rates
-    from sppo_lab.study import StudyPlan, read_study, run_study
+    from sppo_lab.study import StudyPlan, run_study
+    from sppo_lab.study_tables import read_study
 
     plan = StudyPlan(
         algorithms=options.algorithms,
@@ -126,8 +127,8 @@ def parse_seeds(text: str) -> list[int]:
 def run_report(options: argparse.Namespace) -> dict[str, Any]:
     from sppo_lab.statistics import report_table, verdict
     from sppo_lab.storage import writing
-    from sppo_lab.study import read_study
     from sppo_lab.study_figures import study_figure
+    from sppo_lab.study_tables import read_study
 
     summary, metrics = read_study(options.folder)
     table = report_table(summary, metrics, options.target)

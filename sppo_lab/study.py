@@ -2,8 +2,8 @@
 
     DIR/study.json       what was asked, versions, date, and the seconds spent on it
     DIR/runs/NAME/       one run directory per cell, as ``train`` writes it
-    DIR/metrics.parquet  the metrics of all runs, a row a step
-    DIR/summary.parquet  a row per run
+    DIR/metrics.parquet  the metrics of all complete runs, a row a step
+    DIR/summary.parquet  a row per complete run
 
 A study that was killed goes on where its runs stopped when the same command is given again; further algorithms and
 seeds may be added to it.
@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 from tqdm.auto import tqdm
 
 from sppo_lab.algorithms import at_equal_rollouts, get_algorithm
@@ -26,6 +25,7 @@ from sppo_lab.errors import LabError
 from sppo_lab.processes import child_environment
 from sppo_lab.recorder import Recorder, versions
 from sppo_lab.storage import read_json, write_json
+from sppo_lab.study_tables import StudyTables
 
 Budget = Literal["rollouts", "prompts"]
 GRADIENT_REPEATS = 16  # batches by which a run's gradient noise is measured, unless the settings say otherwise
@@ -80,7 +80,7 @@ class Cell:
 
 
 def run_study(plan: StudyPlan, out: str | Path, jobs: int | None = None) -> None:
-    """Run every cell that is not complete, ``jobs`` at a time (one per core), then write the tables.
+    """Run every cell that the tables do not hold, ``jobs`` at a time (one per core), each with its share of the cores.
 
     Raises LabError if the directory holds another study, or a run fails.
     """
@@ -89,7 +89,9 @@ def run_study(plan: StudyPlan, out: str | Path, jobs: int | None = None) -> None
     started = time.monotonic()
     cells = plan.cells()
     jobs = min(jobs or os.cpu_count() or 1, len(cells))
-    waiting = [cell for cell in cells if not is_complete(out / "runs" / cell.name)]
+    tables = StudyTables(out)
+    recorded = [cell for cell in cells if tables.holds(cell.config)]
+    waiting = [cell for cell in cells if cell not in recorded]
     running: dict[Cell, subprocess.Popen] = {}
     total = sum(cell.config.steps for cell in cells)
     with tqdm(total=total, desc="study", unit="step") as bar:
@@ -104,7 +106,10 @@ def run_study(plan: StudyPlan, out: str | Path, jobs: int | None = None) -> None
                         del running[cell]
                         if process.returncode:
                             raise LabError(f"{cell.name} failed: see {out / 'runs' / (cell.name + '.log')}.")
-                bar.n = sum(steps_done(out / "runs" / cell.name) for cell in cells)
+                        tables.add(Recorder.open(out / "runs" / cell.name))
+                        recorded.append(cell)
+                done = [cell.config.steps for cell in recorded]
+                bar.n = sum(done) + sum(steps_done(out / "runs" / cell.name) for cell in running)
                 bar.set_postfix_str(", ".join(cell.name for cell in running), refresh=True)
         finally:
             for process in running.values():
@@ -113,7 +118,6 @@ def run_study(plan: StudyPlan, out: str | Path, jobs: int | None = None) -> None
                 process.wait()
             note = read_json(out / "study.json")
             write_json(out / "study.json", note | {"seconds": note["seconds"] + time.monotonic() - started})
-    write_tables(cells, out)
 
 
 def start_study(out: Path, plan: StudyPlan) -> None:
@@ -159,55 +163,6 @@ def start_cell(cell: Cell, out: Path, threads: int) -> subprocess.Popen:
         )
 
 
-def is_complete(folder: Path) -> bool:
-    return (folder / "summary.json").exists()
-
-
 def steps_done(folder: Path) -> int:
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def write_tables(cells: list[Cell], out: Path) -> None:
-    """metrics.parquet and summary.parquet, from the run directories; metrics in single precision, to save space."""
-    metrics, rows = [], []
-    for cell in cells:
-        recorder = Recorder.open(out / "runs" / cell.name)
-        steps, run, gradient = recorder.metrics(), recorder.summary(), recorder.gradient() or {}
-        keys = {"algorithm": cell.config.algorithm, "seed": cell.config.seed, "lr": cell.config.lr}
-        metrics.append(steps.astype(dict.fromkeys(steps.select_dtypes("float64"), "float32")).assign(**keys))
-        after = recorder.evaluation("after")
-        rows.append(
-            keys
-            | {
-                "prompts_per_step": cell.config.prompts_per_step,
-                "steps": run["steps"],
-                "rollouts": run["rollouts"],
-                "seconds": run["seconds"],
-                "peak_memory_mb": run["peak_memory_mb"],
-                "accuracy_before": run["accuracy_before"],
-                "accuracy": run["accuracy_after"],
-                "greedy": after.report()["greedy"],
-                "mean_length": after.mean_length,
-                "advantage_variance": float(steps["advantage/variance"].mean()),
-                "advantage_second_moment": float(steps["advantage/second_moment"].mean()),
-                "gradient_variance": gradient.get("variance"),
-                "gradient_signal_to_noise": gradient.get("signal_to_noise"),
-                "rollouts_without_signal": gradient.get("silent"),
-            }
-        )
-    pd.concat(metrics, ignore_index=True).astype({"seed": int}).to_parquet(out / "metrics.parquet", index=False)
-    pd.DataFrame(rows).to_parquet(out / "summary.parquet", index=False)
-
-
-def read_study(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The summary and the metrics of a finished study; LabError if it is not one."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise LabError(f"there is no directory {folder}.")
-    missing = [name for name in ("summary.parquet", "metrics.parquet") if not (folder / name).exists()]
-    if missing:
-        raise LabError(
-            f"{folder} is not a finished study: {', '.join(missing)} is missing. Give the study command again."
-        )
-    return pd.read_parquet(folder / "summary.parquet"), pd.read_parquet(folder / "metrics.parquet")

@@ -1,4 +1,5 @@
 import json
+import shutil
 import time
 
 import pandas as pd
@@ -8,7 +9,8 @@ from sppo_lab.cli import main
 from sppo_lab.commands import parse_seeds
 from sppo_lab.errors import LabError
 from sppo_lab.storage import read_json
-from sppo_lab.study import StudyPlan, is_complete, read_study, run_study, start_cell, start_study, write_tables
+from sppo_lab.study import StudyPlan, run_study, start_cell, start_study
+from sppo_lab.study_tables import StudyTables, read_study
 
 SETTINGS = {
     "steps": 2,
@@ -59,9 +61,9 @@ def test_a_study_runs_is_resumed_and_reported(tmp_path, capsys):
         time.sleep(0.02)
     process.kill()
     process.wait()
-    assert not is_complete(out / "runs" / killed.name)
+    assert not StudyTables(out).holds(killed.config)
     run_study(plan, out)
-    assert all(is_complete(out / "runs" / cell.name) for cell in plan.cells())
+    assert all(StudyTables(out).holds(cell.config) for cell in plan.cells())
     summary, metrics = read_study(out)
     assert list(summary["algorithm"]) == ["sppo", "ppo", "grpo"] and set(summary["rollouts"]) == {16}
     assert len(metrics) == 6 and "advantage/variance" in metrics
@@ -79,7 +81,9 @@ def test_a_study_runs_is_resumed_and_reported(tmp_path, capsys):
     # Eight responses of a policy that is cut off at 16 tokens: grpo's one group per step is all wrong.
     assert list(summary["gradient_variance"] > 0) == [True, True, False] and summary["peak_memory_mb"].gt(100).all()
     assert read_json(out / "study.json")["seconds"] > 1
-    write_tables(plan.cells(), out)
+    shutil.rmtree(out / "runs")  # the tables alone say what is done
+    run_study(plan, out)
+    assert not (out / "runs").exists()
     pd.testing.assert_frame_equal(read_study(out)[0], summary)
 
 
@@ -114,5 +118,5 @@ def test_what_is_no_study_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(LabError, match="something other than a study"):
         run_study(StudyPlan(["sppo"], [0], SETTINGS), tmp_path)
-    with pytest.raises(LabError, match="is not a finished study"):
+    with pytest.raises(LabError, match="no study with a complete run"):
         read_study(tmp_path)
