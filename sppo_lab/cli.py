@@ -1,4 +1,4 @@
-"""The command line: python -m sppo_lab train | demo | evaluate | show | study | report | lens | verify."""
+"""The command line: python -m sppo_lab train | demo | evaluate | show | study | report | lens | publish | verify."""
 
 import argparse
 import dataclasses
@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sppo_lab import __version__
-from sppo_lab.commands import run_evaluate, run_lens, run_report, run_show, run_study_command, run_train, run_verify
+from sppo_lab.commands import (
+    run_evaluate,
+    run_lens,
+    run_publish,
+    run_report,
+    run_show,
+    run_study_command,
+    run_train,
+    run_verify,
+)
 from sppo_lab.config import TIERS, Config, describe_limits, field_type, is_switch, is_text
 from sppo_lab.errors import LabError
 
@@ -108,6 +117,9 @@ def build_parser() -> argparse.ArgumentParser:
     lens.add_argument("--algorithms", nargs="+", metavar="NAME", help="whose gradients to compare (default: eight)")
     lens.add_argument("--repeats", type=int, default=40, metavar="N", help="batches per algorithm (default: 40)")
     lens.add_argument("--out", required=True, metavar="DIR", help="directory of the record")
+
+    publish = add_command(commands, "publish", run_publish, "write the notebooks' copies from their masters")
+    publish.add_argument("--notebooks", default="notebooks", metavar="DIR", help="default: %(default)s")
 
     verify = add_command(commands, "verify", run_verify, "judge responses against answers, without any model")
     verify.add_argument("--task", required=True, help="whose verifier: chain-sum, gsm8k or math")

@@ -183,6 +183,15 @@ def run_lens(options: argparse.Namespace) -> dict[str, Any]:
     return {"out": options.out, "gradients": rows}
 
 
+def run_publish(options: argparse.Namespace) -> dict[str, Any]:
+    from sppo_lab.publish import publish
+
+    written = [str(path) for path in publish(Path(options.notebooks))]
+    if not options.json:
+        print("\n".join(written))
+    return {"written": written}
+
+
 def run_verify(options: argparse.Namespace) -> dict[str, Any]:
     from sppo_lab.tasks import get_task_kind
     from sppo_lab.tasks.files import read_jsonl
