@@ -97,7 +97,7 @@ def files_under(folder, prefix):
 
 def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(distributions):
     expected = files_under("sppo_lab", "sppo_lab")
-    for name in ("chain_sum", "models"):
+    for name in ("chain_sum", "models", "studies"):
         embedded = files_under(f"data/{name}", f"sppo_lab/data/{name}")
         assert embedded, f"data/{name} is empty"
         expected |= embedded
