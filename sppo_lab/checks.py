@@ -102,7 +102,7 @@ def unlike(given: Any, wanted: Any) -> str | None:
 
 
 def close(given: Any, wanted: Any, tolerance: float) -> bool:
-    """Whether two answers are the same, numbers within a tolerance; NaN equals nothing."""
+    """Whether two answers are the same, numbers within a tolerance."""
     if isinstance(wanted, tuple):
         return all(close(g, w, tolerance) for g, w in zip(given, wanted, strict=True))
     if isinstance(wanted, str | list | dict | bool):
@@ -110,7 +110,7 @@ def close(given: Any, wanted: Any, tolerance: float) -> bool:
     given, wanted = torch.as_tensor(given), torch.as_tensor(wanted)
     if given.shape != wanted.shape:
         return False
-    return torch.allclose(given.double(), wanted.double(), rtol=tolerance, atol=tolerance)
+    return torch.allclose(given.double(), wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def shown(value: Any) -> str:

@@ -37,6 +37,7 @@ class Lens:
     """What a record says."""
 
     note: dict[str, Any]  # what was measured and when
+    prompts: pd.DataFrame  # a row per checkpoint and test prompt: step, value, solved, samples
     splits: dict[int, Split]  # step to the split of the advantage's second moment
     noise: list[GradientNoise]
     cosines: dict[str, tuple[float, Interval]]  # algorithm to the direction of its mean gradient, 1 is unbiased
@@ -119,11 +120,12 @@ def read_lens(folder: str | Path) -> Lens:
         cosines[row["algorithm"]] = (row.pop("cosine"), tuple(row.pop("cosine_interval")))
         pairs = {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
         noise.append(GradientNoise(**row | pairs))
+    prompts = pd.read_parquet(folder / "prompts.parquet")
     splits = {
         int(step): split_second_moment(
             rows["solved"].to_numpy(), int(rows["samples"].iloc[0]), rows["value"].to_numpy()
         )
-        for step, rows in pd.read_parquet(folder / "prompts.parquet").groupby("step")
+        for step, rows in prompts.groupby("step")
     }
     tokens = pd.read_parquet(folder / "tokens.parquet")
     separation = {
@@ -134,4 +136,4 @@ def read_lens(folder: str | Path) -> Lens:
         )
         for name, rows in (tokens.groupby("algorithm") if len(tokens) else ())
     }
-    return Lens(saved["note"], splits, noise, cosines, separation)
+    return Lens(saved["note"], prompts, splits, noise, cosines, separation)

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom on its own, headless, at the short sizes."""
+"""Every notebook runs from top to bottom on its own, headless, at the short sizes: student's copies and solutions."""
 
 import os
 import re
@@ -8,7 +8,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))
 
 
 def notebook_id(path: Path) -> str:
@@ -21,25 +23,57 @@ def short(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+def executed(path: Path, folder: Path) -> nbformat.NotebookNode:
+    """The notebook after Run All, its working directory elsewhere."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
+    client.execute(env=dict(os.environ))
+    return notebook
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    return "".join(o.text for o in outputs(notebook) if o.output_type == "stream")
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list:
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def exercises(path: Path) -> list[str]:
+    """Numbers of the exercises that a notebook checks."""
+    code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    return re.findall(r'check\("(\d\d\.\d)"', code)
+
+
 def test_the_series_is_there():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["00", "05", "06"]
+    assert [path.name[:2] for path in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05", "06", "07"]
+    assert [path.name[:2] for path in SOLUTIONS] == ["01", "02", "03", "04"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=notebook_id)
 def test_it_runs(path, tmp_path):
-    notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute(env=dict(os.environ))
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert not [o for o in outputs if o.output_type == "error"]
-    printed = "".join(o.text for o in outputs if o.output_type == "stream")
-    assert "Traceback" not in printed and "Warning" not in printed, printed
+    notebook = executed(path, tmp_path)
+    assert not [o for o in outputs(notebook) if o.output_type == "error"]
+    said = printed(notebook)
+    assert "Traceback" not in said and "Warning" not in said, said
+    for number in exercises(path):  # a student's copy: nothing is solved, and everything goes on
+        assert f"Exercise {number}: not attempted yet" in said
     # An exception in a widget's callback fails no cell: it only shows in the widget's state.
     states = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
     hidden = [state["state"].get("outputs", []) for state in states.values()]
     assert not [o for outputs in hidden for o in outputs if "ename" in o]
-    pictures = [o for o in outputs if "<img" in o.get("data", {}).get("text/html", "")]
+    pictures = [o for o in outputs(notebook) if "<img" in o.get("data", {}).get("text/html", "")]
     assert pictures and all("alt=" in o["data"]["text/html"] for o in pictures)
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=notebook_id)
+def test_the_solutions_pass_every_check(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPPO_LAB_STRICT", "1")
+    said = printed(executed(path, tmp_path))
+    numbers = exercises(path)
+    assert len(numbers) >= 4
+    for number in numbers:
+        assert f"Exercise {number}: right." in said
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=notebook_id)

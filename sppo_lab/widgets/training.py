@@ -1,0 +1,205 @@
+"""The training dashboard: settings, Start, Pause, Resume, Stop, live curves, the latest responses.
+
+The run goes on in a thread that sets traits and nothing else, which works in JupyterLab and VS Code.  Where updates
+from a thread do not arrive, as on Colab, ``run`` trains in the cell; interrupting it is Stop.
+"""
+
+import time
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+
+import ipywidgets as widgets
+import pandas as pd
+
+from sppo_lab.algorithms import ALGORITHMS
+from sppo_lab.config import Config
+from sppo_lab.errors import LabError
+from sppo_lab.figures import comparison_figure
+from sppo_lab.processes import peak_memory_mb
+from sppo_lab.trainer import StepRecord
+from sppo_lab.widgets.controls import choice, number, on_change, values_of
+from sppo_lab.widgets.view import Frame, image, problem
+from sppo_lab.widgets.worker import State, Worker
+
+CURVES = ["reward", "completions/mean_length", "advantage/variance"]
+PERIOD = 0.4  # seconds between two pictures, at least
+RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 2e-3, 5e-3)
+BUTTONS = {
+    "Start": "begin a new run with these settings",
+    "Pause": "hold after the step under way",
+    "Resume": "go on where the run was paused or stopped",
+    "Stop": "end after the step under way, and save",
+}
+USABLE: dict[State, tuple[str, ...]] = {  # which buttons can be pressed; none while something is on its way
+    "ready": ("Start",),
+    "training": ("Pause", "Stop"),
+    "paused": ("Resume", "Stop"),
+    "stopped": ("Start", "Resume"),
+    "done": ("Start",),
+    "failed": ("Start",),
+}
+
+
+class Training(Frame):
+    """Train with buttons.  ``run()`` trains in the cell instead, ``wait()`` returns when the run has ended.
+
+    Each run has a directory of its own under ``folder``; nothing that was trained is lost by Pause or Stop.
+    """
+
+    def __init__(self, config: Config | None = None, folder: str | Path = "runs/dashboard"):
+        self.config = config or Config(steps=60, eval_samples=4, eval_prompts=100)
+        self.controls = training_controls(self.config)
+        self.worker = Worker(folder, self.show_state, self.show_step, self.show_progress)
+        self.runs: dict[str, list[dict[str, float]]] = {}  # directory's name to metrics, the latest run last
+        self.drawn = 0.0  # when the last picture was made
+        self.build()
+        self.show_state("ready")
+        self.show_command()
+
+    def build(self) -> None:
+        self.buttons = {}
+        for name, sentence in BUTTONS.items():
+            button = widgets.Button(description=name, tooltip=sentence, layout={"width": "7em"})
+            button.add_class(f"lab-{name.lower()}")
+            self.buttons[name] = button
+        self.buttons["Start"].on_click(lambda _: self.start())
+        self.buttons["Pause"].on_click(lambda _: self.worker.pause())
+        self.buttons["Resume"].on_click(lambda _: self.resume())
+        self.buttons["Stop"].on_click(lambda _: self.worker.stop())
+        self.overlay = widgets.Checkbox(value=True, description="draw the run before it as well", indent=False)
+        self.progress = widgets.IntProgress(layout={"width": "12em"})
+        self.status, self.picture, self.responses, self.command = (widgets.HTML() for _ in range(4))
+        self.status.add_class("lab-status")
+        bar = widgets.HBox([*self.buttons.values(), self.progress])
+        shown = [self.overlay, self.status, self.picture, self.responses, self.command]
+        self.box = widgets.VBox([*self.controls.values(), bar, *shown])
+        on_change(self.controls, self.show_command)
+        self.overlay.observe(lambda change: self.draw(), names="value")
+
+    # What can be done with it.
+
+    def start(self) -> None:
+        """Begin a new run in a thread."""
+        self.worker.start(self.chosen())
+
+    def resume(self) -> None:
+        """Go on with the run that pauses, or from disk with the one that was stopped."""
+        if self.worker.is_running():
+            self.worker.go_on()
+        else:
+            self.worker.start(None)
+
+    def run(self, resume: bool = False) -> None:
+        """Train in the cell.  Interrupting it (■) is Stop: everything is saved, ``run(resume=True)`` goes on."""
+        self.worker.train(None if resume else self.chosen())
+        self.worker.wait()
+
+    def wait(self) -> None:
+        """Return when the run has ended; an error in it is raised here."""
+        self.worker.wait()
+
+    def chosen(self) -> Config:
+        """The configuration that the controls stand at."""
+        return self.config.replace(**values_of(self.controls))
+
+    # What it shows.
+
+    def show_state(self, state: State) -> None:
+        experiment = self.worker.experiment if state in ("stopped", "done") else None
+        self.status.value = f"{state}, saved in {escape(str(experiment.recorder.folder))}" if experiment else state
+        if state == "failed":
+            self.status.value = problem(self.worker.error)
+        for name, button in self.buttons.items():
+            button.disabled = name not in USABLE.get(state, ())
+        if state in ("paused", "stopped", "done"):
+            self.draw()
+
+    def show_progress(self, label: str, done: int, total: int) -> None:
+        self.progress.max, self.progress.value = total, done
+        if label != "training":
+            self.status.value = f"{escape(label)}: {done} of {total}"
+
+    def show_step(self, record: StepRecord) -> None:
+        """Keep a step, and draw unless the last picture is very new."""
+        recorder = self.worker.experiment.recorder
+        history = self.runs.setdefault(recorder.folder.name, [])
+        history.append(record.metrics)
+        total = recorder.config.steps
+        seconds = sum(metrics["step_time"] for metrics in history)
+        left = seconds / len(history) * (total - record.step)
+        self.status.value = (
+            f"step {record.step} of {total}, {seconds:.0f} s of training, about {left:.0f} s left, "
+            f"{peak_memory_mb():.0f} MiB at most"
+        )
+        if time.monotonic() - self.drawn > PERIOD:
+            texts, rewards = record.rollouts.texts, record.rollouts.rewards.tolist()
+            prompts = [problem.prompt for problem in record.problems]
+            self.responses.value = responses_table(list(zip(prompts, texts, rewards, strict=True))[:5])
+            self.draw()
+
+    def draw(self) -> None:
+        """The curves of the latest run, over those of the one before it if asked."""
+        shown = {
+            name: pd.DataFrame(steps) for name, steps in list(self.runs.items())[-2 if self.overlay.value else -1 :]
+        }
+        if shown:
+            last = list(self.runs.values())[-1][-1]
+            words = ", ".join(f"{name} {last[name]:.2f}" for name in CURVES)
+            sentence = f"Curves of {' and '.join(shown)}; latest: {words}"
+            self.picture.value = image(comparison_figure(shown, CURVES), sentence)
+        self.drawn = time.monotonic()
+
+    def show_command(self) -> None:
+        try:
+            line = command_line(self.chosen())
+        except LabError as error:  # two settings that do not go together
+            self.command.value = problem(error)
+        else:
+            self.command.value = f"The same from a terminal: <code>{escape(line)}</code>"
+
+    def static(self) -> str:
+        return self.status.value + self.picture.value + self.responses.value + self.command.value
+
+
+def training_controls(config: Config) -> dict[str, widgets.HBox]:
+    """A control for each setting that a lesson changes, with the sentence of Config."""
+    sentence = {name: field.metadata["help"] for name, field in Config.__dataclass_fields__.items()}
+
+    def rate(name: str, label: str) -> widgets.HBox:
+        known = sorted({*RATES, getattr(config, name)})
+        return choice(label, [(f"{rate:g}", rate) for rate in known], getattr(config, name), sentence[name])
+
+    def setting(name: str, low: float, high: float, step: float) -> widgets.HBox:
+        return number(name.replace("_", " "), getattr(config, name), low, high, step, sentence[name])
+
+    return {
+        "algorithm": choice("algorithm", list(ALGORITHMS), config.algorithm, "row of the algorithm table"),
+        "seed": setting("seed", 0, 99, 1),
+        "steps": setting("steps", 1, 1000, 1),
+        "prompts_per_step": setting("prompts_per_step", 8, 256, 8),
+        "lr": rate("lr", "learning rate"),
+        "critic_lr": rate("critic_lr", "critic's rate"),
+        "epsilon": setting("epsilon", 0.01, 1.0, 0.01),
+        "epochs": setting("epochs", 1, 8, 1),
+        "mini_batches": setting("mini_batches", 1, 8, 1),
+        "temperature": setting("temperature", 0.1, 2.0, 0.1),
+    }
+
+
+def responses_table(rows: Iterable[tuple[str, str, float]]) -> str:
+    """Prompts, responses and rewards as an HTML table."""
+    head = "".join(f"<th scope='col' style='text-align: left'>{name}</th>" for name in ("prompt", "response", "R"))
+    body = "".join(
+        f"<tr><td style='text-align: left'>{escape(prompt)}</td><td style='text-align: left'>{escape(text)}</td>"
+        f"<td>{reward:.0f}</td></tr>"
+        for prompt, text, reward in rows
+    )
+    return f"<table><caption>Latest responses</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def command_line(config: Config) -> str:
+    """``python -m sppo_lab train`` with the settings that differ from the defaults."""
+    changed = {name: value for name, value in config.to_dict().items() if value != getattr(Config(), name)}
+    options = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
+    return " ".join(["python -m sppo_lab train", *options, "--out runs/mine"])
