@@ -73,11 +73,11 @@ def reliability_figure(values: ArrayLike, outcomes: ArrayLike, bins: int = 10) -
         fmt="-o",
         color=BLUE,
         capsize=4,
-        label="prompts of one bin, 95 % interval",
+        label="mean of a bin, 95 % interval",
     )
     upper.set(title="Reliability: what happened where the critic said V", ylabel="mean pass rate")
     upper.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
-    upper.legend(frameon=False, loc="upper left")
+    upper.legend(frameon=False, loc="upper left", fontsize=9)
     bars = lower.bar((np.arange(bins) + 0.5) / bins, found.counts, 0.9 / bins, color=GREY)
     lower.bar_label(bars, [str(count) if count else "" for count in found.counts], fontsize=8, padding=1)
     lower.set(xlabel="V(s_p)", ylabel="prompts", ylim=(0, 1.25 * found.counts.max()))
@@ -174,7 +174,7 @@ def critic_learning_figure(
     """
     losses = np.asarray(losses, dtype=float)
     figure = Figure(figsize=(8, 4))
-    figure.subplots_adjust(left=0.09, right=0.65, bottom=0.13, top=0.92)
+    figure.subplots_adjust(left=0.09, right=0.7, bottom=0.13, top=0.92)
     ax = figure.subplots()
     ax.plot(np.arange(1, len(losses) + 1), losses, color=BLUE, alpha=0.25, linewidth=1, label="each training batch")
     ax.plot(steps, held_out, "-o", color=BLUE, linewidth=2, markersize=4, label="held-out prompts")

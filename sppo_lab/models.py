@@ -44,7 +44,7 @@ def load_policy(config: Config) -> Policy:
     path = model_path(config.model)
     device = choose_device(config.device)
     model = _from_pretrained(AutoModelForCausalLM, path, config.model, device, choose_dtype(config.dtype, device))
-    tokenizer = _from_pretrained(AutoTokenizer, path, config.model)
+    tokenizer = load_tokenizer(config.model)
     stop_ids = end_token_ids(model, tokenizer)
     return Policy(
         model=add_lora(model, config.lora_rank, config.lora_alpha, config.seed).eval(),
@@ -55,6 +55,11 @@ def load_policy(config: Config) -> Policy:
     )
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, by the model's name."""
+    return _from_pretrained(AutoTokenizer, model_path(name), name)
+
+
 def load_critic(config: Config, policy: Policy) -> Critic:
     """The critic of the algorithm, of prompts or of tokens: a backbone of its own with a scalar head, in float32.
 
@@ -62,7 +67,7 @@ def load_critic(config: Config, policy: Policy) -> Critic:
     """
     name = critic_model_name(config)
     path = model_path(name)
-    tokenizer = _from_pretrained(AutoTokenizer, path, name)
+    tokenizer = load_tokenizer(name)
     if tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise LabError(
             f"critic_model {name!r} has another vocabulary than the policy {config.model!r}, but it must read the "

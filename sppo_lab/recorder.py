@@ -211,7 +211,7 @@ def response_rows(record: StepRecord, count: int) -> list[dict[str, Any]]:
     """The first ``count`` responses of a step as rows; log-probabilities in nats, rounded to 5 digits.
 
     ``advantage`` is as the loss takes it, the mean over the response's tokens where they differ; ``token_values`` is
-    there where a critic says V before every token.
+    there where a critic says V before every token; ``ratios`` and ``entropies`` are those after the step.
     """
     rollouts, prompt_values = record.rollouts, record.rollouts.prompt_values
     rows = []
@@ -232,8 +232,11 @@ def response_rows(record: StepRecord, count: int) -> list[dict[str, Any]]:
                 "logprobs": [round(number, 5) for number in logprobs],
             }
         )
+        per_token = {"ratios": record.ratios, "entropies": record.entropies, "token_advantages": rollouts.advantages}
         if rollouts.values is not None and rollouts.values.dim() == 2:
-            rows[-1]["token_values"] = [round(number, 5) for number in rollouts.values[i, :length].tolist()]
+            per_token["token_values"] = rollouts.values
+        for name, numbers in per_token.items():
+            rows[-1][name] = [round(number, 5) for number in numbers[i, :length].tolist()]
     return rows
 
 

@@ -19,6 +19,7 @@ from sppo_lab.algorithms import get_algorithm, scaled_advantages
 from sppo_lab.baseline import Baseline, BetaTracker, CriticBaseline, HiddenProbe, hidden_features
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
+from sppo_lab.loss import probability_ratio
 from sppo_lab.metrics import batch_metrics
 from sppo_lab.models import load_critic, load_policy
 from sppo_lab.optimize import Learner, micro_batches
@@ -37,6 +38,8 @@ class StepRecord:
     metrics: dict[str, float]  # the names and meanings are in metrics.METRICS
     problems: list[Problem]  # B, one per response
     rollouts: Rollouts  # every response sampled, those that the update left out too
+    ratios: Tensor  # (N, T) pi / pi_old of the first save_responses of them, after the step; 0 where masked
+    entropies: Tensor  # (N, T) of the next-token distributions there, in nats
 
 
 class Trainer:
@@ -114,7 +117,16 @@ class Trainer:
             "time/sample": sampled - started,
             "time/update": ended - judged,
         }
-        return StepRecord(self.step, {"step": self.step} | metrics, problems, rollouts)
+        return StepRecord(self.step, {"step": self.step} | metrics, problems, rollouts, *self.look_back(rollouts))
+
+    def look_back(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+        """Ratio and entropy of the responses to be saved, under the policy as the step has left it."""
+        count = min(self.config.save_responses, len(rollouts))
+        if count == 0:
+            return torch.zeros(0, 0), torch.zeros(0, 0)
+        saved = rollouts.select(torch.arange(count))
+        logprobs, entropies = self.score(saved)
+        return probability_ratio(logprobs, saved.old_logprobs) * saved.response_mask, entropies
 
     def collect(self) -> tuple[list[Problem], Rollouts]:
         """Sample a batch and judge it; further batches where the algorithm replaces groups without signal.
@@ -195,19 +207,21 @@ class Trainer:
         # In float32 the sampling pass gives what the loss's own pass would; in half precision decoding one token at
         # a time rounds differently from scoring all at once, and the ratio would not start at 1.
         if self.policy.model.dtype != torch.float32:
-            batch.old_logprobs = self.score(batch)
+            batch.old_logprobs, _ = self.score(batch)
         if self.config.kl_coef > 0:
             with self.policy.model.disable_adapter():
-                batch.reference_logprobs = self.score(batch)
+                batch.reference_logprobs, _ = self.score(batch)
         return batch
 
     @torch.no_grad()
-    def score(self, rollouts: Rollouts) -> Tensor:
-        """Log-probabilities of the response tokens as the policy stands, (B, T)."""
-        found = torch.zeros_like(rollouts.old_logprobs)
+    def score(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the response tokens as the policy stands, and entropies, each (B, T)."""
+        found = torch.zeros_like(rollouts.old_logprobs), torch.zeros_like(rollouts.old_logprobs)
         for part, rows in micro_batches(rollouts, self.config.micro_batch_size):
-            logprobs, _ = response_logprobs(self.policy.model, part, self.config.temperature)
-            found[rows, : logprobs.shape[1]] = logprobs
+            for whole, scored in zip(
+                found, response_logprobs(self.policy.model, part, self.config.temperature), strict=True
+            ):
+                whole[rows, : scored.shape[1]] = scored
         return found
 
     def state_dict(self) -> dict[str, Any]:
