@@ -139,7 +139,7 @@ def run_report(options: argparse.Namespace) -> dict[str, Any]:
         table.to_csv(out / "report.csv", index=False)
         study_figure(summary, metrics).savefig(out / "report.png", dpi=120)
     if not options.json:
-        print(table.set_index("algorithm").T.to_string())
+        print(report_text(table))
         if found is None:
             print("\nNo verdict: it needs one learning rate each for sppo, ppo and a group method such as grpo.")
         else:
@@ -149,6 +149,14 @@ def run_report(options: argparse.Namespace) -> dict[str, Any]:
             print(f"The claim that SPPO's variance does no harm, by these intervals: {found}")
         print(f"Written: {out / 'report.csv'} and {out / 'report.png'}")
     return {"table": table.to_dict("records"), "verdict": found}
+
+
+def report_text(table: Any) -> str:
+    """The report for a terminal: a column per algorithm, or for a search a line per learning rate."""
+    if table["algorithm"].is_unique:
+        return table.set_index("algorithm").T.to_string()
+    costs = [name for name in table if name.startswith(("rollouts to", "seconds to"))]
+    return table[["algorithm", "lr", "seeds", "accuracy", *costs, "advantage variance"]].to_string(index=False)
 
 
 def run_lens(options: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sppo_lab.variance_figures import values_off_by
 
 PROMPTS = 12
 SIZES = (2, 4, 8, 16, 32)
+HALVES = (0.0, 0.5, 1.0)
 GROUP_METHODS = (("rloo", ORANGE, "-."), ("grpo", VERMILION, "--"))
 
 
@@ -40,6 +41,7 @@ def explorer_figure(
     draw_second_moment(axes[1, 0], solve_rate, error, measured)
     draw_horizon(axes[1, 1], solve_rate, length)
     for ax in axes.flat:
+        ax.yaxis.get_major_locator().set_params(nbins=4)  # ticks take most of the time of a redraw
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize=8)
     return figure
@@ -83,7 +85,7 @@ def draw_silent(ax: Axes, solve_rate: float, group_size: int, measured: pd.DataF
     ax.plot(solve_rate, solve_rate**group_size + (1 - solve_rate) ** group_size, "o", color=VERMILION)
     draw_measured(ax, measured, "grpo", "frac_reward_zero_std", "measured, groups of 8")
     ax.axhline(0, color=BLUE, linewidth=2, label="sppo, unless V = R")
-    ax.set(title="Rollouts without signal", xlabel="solve rate p", ylim=(-0.03, 1.03), xlim=(0, 1))
+    ax.set(title="Rollouts without signal", xlabel="solve rate p", ylim=(-0.03, 1.03), xlim=(0, 1), xticks=HALVES)
 
 
 def draw_second_moment(ax: Axes, solve_rate: float, error: float, measured: pd.DataFrame | None) -> None:
@@ -94,7 +96,7 @@ def draw_second_moment(ax: Axes, solve_rate: float, error: float, measured: pd.D
     ax.fill_between(p, coin, coin + error**2, color=BLUE, alpha=0.4, label="the critic's squared error")
     ax.plot(solve_rate, solve_rate * (1 - solve_rate) + error**2, "o", color=BLUE)
     draw_measured(ax, measured, "sppo", "advantage/second_moment", "measured, sppo")
-    ax.set(title="Second moment of SPPO's advantage", xlabel="solve rate p", xlim=(0, 1), ylim=(0, 0.4))
+    ax.set(title="Second moment of SPPO's advantage", xlabel="solve rate p", xlim=(0, 1), ylim=(0, 0.4), xticks=HALVES)
 
 
 def draw_measured(ax: Axes, measured: pd.DataFrame | None, algorithm: str, metric: str, label: str) -> None:

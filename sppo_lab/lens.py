@@ -59,8 +59,8 @@ def record_lens(
 ) -> None:
     """Measure along a run of sppo and write the record.
 
-    The gradients are compared at one policy, that of checkpoint ``step``; a critic that the run does not hold learns
-    from ``warmup`` batches there first.  ``token_runs`` are runs of ppo or ppo-bce, for V(s_t) along the response.
+    The gradients are compared at one policy, that of checkpoint ``step``; every critic first learns from ``warmup``
+    batches there.  ``token_runs`` are runs of ppo or ppo-bce, for V(s_t) along the response.
     """
     run, out = Path(run), Path(out)
     recorder = Recorder.open(run)
@@ -71,7 +71,8 @@ def record_lens(
     along = pd.concat([prompt_rows(run, at, samples, prompts) for at in recorder.checkpoint_steps()])
 
     batch = recorder.config.prompts_per_step
-    unbiased = trainer_at(run, recorder.config.algorithm, step, seed=recorder.config.seed + 1, **UNBIASED)
+    other = recorder.config.seed + 1  # other batches than those of the estimators
+    unbiased = trainer_at(run, recorder.config.algorithm, step, warmup=warmup, seed=other, **UNBIASED)
     reference = sample_gradients(unbiased, 2 * repeats)
     found = []
     for name in estimators:

@@ -62,22 +62,21 @@ def trainer_at(
 ) -> Trainer:
     """A trainer of ``algorithm`` at the policy of a run (its newest checkpoint, or that of ``step``).
 
-    It samples as many responses for one estimate as the run did per step; ``changes`` are fields of Config.  A
-    baseline that the run does not hold learns from ``warmup`` batches first, while the policy is held still; without
-    any, an algorithm that needs one raises LabError.
+    It samples as many responses for one estimate as the run did per step; ``changes`` are fields of Config.  With
+    ``warmup`` a learnt baseline first learns from that many batches, while the policy is held still; it starts from
+    the run's own where the run holds one.  Without, an algorithm whose baseline the run does not hold raises LabError.
     """
     recorder = Recorder.open(folder)
     kind, own = get_algorithm(algorithm).baseline, get_algorithm(recorder.config.algorithm).baseline
-    learnt = kind in ("none", own)
-    if not learnt and not warmup:
+    if kind not in ("none", own) and not warmup:
         raise LabError(
             f"{algorithm} needs a trained baseline ({kind}), which the {recorder.config.algorithm} run in {folder} "
             "does not hold: give a run of that algorithm, or let it learn one with warmup = 100 batches."
         )
     config = recorder.config.replace(**{"group_size": None} | changes | {"algorithm": algorithm})
     trainer = Trainer(at_equal_rollouts(config.replace(critic_warmup=warmup)))
-    load_weights(recorder.checkpoint_of(step), trainer.policy, trainer.critic if learnt else None)
-    if not learnt:
+    load_weights(recorder.checkpoint_of(step), trainer.policy, trainer.critic if kind == own else None)
+    if kind != "none":
         for _ in tqdm(range(warmup), desc=f"baseline of {algorithm}", unit="batch"):
             trainer.train_step()
     return trainer

@@ -157,6 +157,10 @@ def test_a_search_has_no_verdict_and_no_differences():
     table = report_table(search, pd.concat([metrics, metrics.assign(lr=1e-3)]), target=0.72)
     assert len(table) == 6 and "minus sppo" not in table
     assert verdict(search) == (None, None, {})
+    (ax,) = study_figure(search, metrics).axes
+    assert [line.get_label() for line in ax.get_lines()[::2]] == ["sppo", "ppo", "grpo"]
+    best = [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in ax.get_lines()[1::2]]
+    assert best[1] == (2e-4, pytest.approx(0.7015))
 
 
 def test_the_figure_of_a_study_draws_every_algorithm_and_seed():
