@@ -85,7 +85,9 @@ def reliability_figure(values: ArrayLike, outcomes: ArrayLike, bins: int = 10) -
     return figure
 
 
-def regression_figure(values: ArrayLike, pass_rates: ArrayLike, groups: int = 5) -> Figure:
+def regression_figure(
+    values: ArrayLike, pass_rates: ArrayLike, groups: int = 5, title: str = "V against pass rate"
+) -> Figure:
     """V against pass rate, a dot per prompt, with the mean of each given the other.
 
     The prompts are cut into ``groups`` of equal size, once by pass rate and once by V.  A calibrated critic has its
@@ -105,7 +107,7 @@ def regression_figure(values: ArrayLike, pass_rates: ArrayLike, groups: int = 5)
         parts = np.array_split(np.argsort(key, kind="stable"), min(groups, len(key)))
         rates, said = ([column[part].mean() for part in parts] for column in (pass_rates, values))
         ax.plot(rates, said, style, color=color, linewidth=2, label=label)
-    ax.set(title="V against pass rate", xlabel="pass rate", ylabel="V(s_p)")
+    ax.set(title=title, xlabel="pass rate", ylabel="V(s_p)")
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     ax.legend(frameon=False, loc="upper left", fontsize=9)
     finish(ax)

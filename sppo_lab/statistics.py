@@ -194,4 +194,5 @@ def report_table(summary: pd.DataFrame, metrics: pd.DataFrame, target: float) ->
                 "rollouts without signal": bootstrap_mean(cell["rollouts_without_signal"]),
             }
         rows.append({name: "" if value is None else str(value) for name, value in row.items()})
-    return pd.DataFrame(rows).fillna("")
+    # The row of sppo has no difference to sppo: the longest row says which columns there are, and in which order.
+    return pd.DataFrame(rows, columns=list(max(rows, key=len))).fillna("")

@@ -125,7 +125,7 @@ def test_redrawing_is_quick_enough_for_a_widget(draw):
     draw(values)
     times = []
     for _ in range(5):
-        started = time.perf_counter()
+        started = time.process_time()
         draw(values)
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     assert min(times) < 0.1

@@ -39,7 +39,6 @@ COUNT = {
         counted(lambda out, width, r: r * (out + width) + out * width)
     ),
     "A is counted, B is not: the output side of the layer has a matrix too": counted(lambda out, width, r: r * width),
-    "B is counted, A is not: the input side of the layer has a matrix too": counted(lambda out, width, r: r * out),
     "the sizes of A and B are multiplied: two matrices beside each other add up": (
         counted(lambda out, width, r: r * out * r * width)
     ),
@@ -73,7 +72,6 @@ UPDATE = {
     "the rank is under a root: that is a variant, rank-stabilised LoRA, and not what this adapter does": (
         scaled_by(lambda alpha, down: alpha / len(down) ** 0.5)
     ),
-    "the scale is upside down": scaled_by(lambda alpha, down: len(down) / alpha),
     "this is the update turned round, (in, out): which of the two matrices meets the input first?": (
         lambda down, up, alpha: lora_update(down, up, alpha).T
     ),
@@ -156,9 +154,6 @@ STEP = {
     "the policy is right, but the critic comes back as it was": (
         lambda loop, policy, critic, prompts: (one_step(loop, policy, critic, prompts)[0], critic)
     ),
-    "the two are in the wrong order: policy first, then critic": (
-        lambda loop, policy, critic, prompts: one_step(loop, policy, critic, prompts)[::-1]
-    ),
 }
 
 # 05.4: avg@n and pass@k
@@ -172,16 +167,12 @@ def some_counts(generator: Generator) -> tuple[Tensor, int, int]:
 
 def accuracies(solved: Tensor, n: int, k: int) -> tuple[float, float]:
     """avg@n and pass@k, means over prompts."""
-    return average(solved, n), sum(pass_at_k(n, right, k) for right in solved.tolist()) / len(solved)
-
-
-def average(solved: Tensor, n: int) -> float:
-    return solved.double().mean().item() / n
+    return solved.double().mean().item() / n, sum(pass_at_k(n, right, k) for right in solved.tolist()) / len(solved)
 
 
 def with_pass(estimate: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int, int], tuple[float, float]]:
     """avg@n, and a wrong pass@k from the pass rates (N,) and k."""
-    return lambda solved, n, k: (average(solved, n), estimate(solved.double() / n, k).mean().item())
+    return lambda solved, n, k: (solved.double().mean().item() / n, estimate(solved.double() / n, k).mean().item())
 
 
 ACCURACIES = {
@@ -195,10 +186,7 @@ ACCURACIES = {
         with_pass(lambda rates, k: (rates > 0).double())
     ),
     "this is the chance that all k are right: one is enough": (
-        lambda solved, n, k: (average(solved, n), 1 - accuracies(n - solved, n, k)[1])
-    ),
-    "this is the chance that none of the k is right": (
-        lambda solved, n, k: (average(solved, n), 1 - accuracies(solved, n, k)[1])
+        lambda solved, n, k: (solved.double().mean().item() / n, 1 - accuracies(n - solved, n, k)[1])
     ),
     "avg@n counts right responses per prompt: divide by how many there were": (
         lambda solved, n, k: (solved.double().mean().item(), accuracies(solved, n, k)[1])
@@ -240,9 +228,6 @@ PROMPTS = {
     ),
     "it is one batch late: steps are counted from 0": (
         prompts_by(lambda step, size, total, i: divmod((step - 1) * size + i, total))
-    ),
-    "it moves on by one prompt per step: a step uses up a whole batch": (
-        prompts_by(lambda step, size, total, i: divmod(step + i, total))
     ),
     "the step is not in it: a resumed run would begin again with the first prompts": (
         prompts_by(lambda step, size, total, i: divmod(i, total))

@@ -177,9 +177,9 @@ PAIRED = {
 
 
 def some_studies(generator: Generator) -> tuple[Tensor, Tensor]:
-    """60 studies: the interval of the variance's difference (60, 2), and those of accuracies to 3 methods (60, 3, 2)."""
-    middle = torch.randn(60, 4, generator=generator)
-    middle[:30, 1:] = -middle[:30, 1:].abs()  # half of them below every group method
+    """Intervals from 60 studies: of the variance's difference (60, 2), of the accuracy's to 3 methods (60, 3, 2)."""
+    middle = 2 * torch.randn(60, 4, generator=generator)
+    middle[:30, 1:] = -middle[:30, 1:].abs()  # half of them below every group method, or not certainly so
     half = torch.rand(60, 4, generator=generator)
     intervals = torch.stack([middle - half, middle + half], -1)
     return intervals[:, 0], intervals[:, 1:]
