@@ -1,4 +1,4 @@
-"""Figures and cards of the museum of mistakes: the right version beside the wrong one; they draw what is handed to them."""
+"""Figures and cards of the museum of mistakes, right beside wrong; they draw what they are given."""
 
 import inspect
 from html import escape
@@ -13,8 +13,6 @@ from torch import Tensor
 from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
 from sppo_lab.museum import Bug
 from sppo_lab.rollout import Rollouts
-
-EDGE = -12.0  # log-probabilities below it are drawn on it
 
 
 def curves_figure(panels: dict[str, tuple[str, pd.DataFrame, pd.DataFrame]]) -> Figure:
@@ -33,31 +31,32 @@ def curves_figure(panels: dict[str, tuple[str, pd.DataFrame, pd.DataFrame]]) -> 
 
 
 def portraits_figure(panels: dict[str, list[tuple[Tensor, Tensor]]], epsilon: float = 0.2) -> Figure:
-    """Log-probability now against log-probability when sampled, a dot per token; title to the right pair and the wrong.
+    """The logarithm of each token's ratio before any update, against its log-probability when sampled.
 
-    Between the dotted lines the ratio is within the clip range.  A panel with one pair draws that alone.
+    Title to the pairs (sampled, scored), each (N,): one pair, or the right version and the wrong one.  Between the
+    dotted lines the ratio is within the clip range.
     """
-    figure = Figure(figsize=(3.1 * len(panels), 3.7), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    line = np.array([EDGE, 0.0])
+    figure = Figure(figsize=(3.1 * len(panels), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    styles = ((BLUE, "o", "right"), (VERMILION, "x", "with the mistake"))
     for ax, (title, pairs) in zip(axes, panels.items(), strict=True):
         for bound in (1 - epsilon, 1 + epsilon):
-            ax.plot(line, line + np.log(bound), ":", color=GREY, linewidth=1)
-        styles = ((BLUE, "o", "right"), (VERMILION, "x", "with the mistake"))
-        for (old, new), (color, mark, label) in zip(pairs, styles[-len(pairs) :], strict=True):
-            points = np.maximum(old, EDGE), np.maximum(new, EDGE)
-            ax.plot(*points, mark, color=color, markersize=4, alpha=0.7, label=label)
-        ax.set(title=title, xlabel="log-probability, sampled", xlim=(EDGE - 0.6, 0.6), ylim=(EDGE - 0.6, 0.6))
+            ax.axhline(np.log(bound), color=GREY, linestyle=":", linewidth=1)
+        for (sampled, scored), (color, mark, label) in zip(pairs, styles, strict=False):
+            ax.plot(sampled, scored - sampled, mark, color=color, markersize=4, alpha=0.6, label=label)
+        ax.set(title=title, xlabel="log-probability, sampled")
         plain(ax)
-    axes[0].set_ylabel("log-probability, scored")
-    axes[0].legend(frameon=False, fontsize=9, loc="upper left", handletextpad=0.1)
+    axes[0].set_ylabel("log ratio, before any update")
+    if max(map(len, panels.values())) > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, ncols=2, loc="outside lower center")
     return figure
 
 
 def groups_figure(panels: dict[str, Rollouts], group_size: int, groups: int = 8) -> Figure:
     """The advantage of each response in the first groups of a batch, right ones and wrong ones; a panel per batch."""
-    figure = Figure(figsize=(11, 2.5 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(11, 2.1 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    groups = min(groups, *(len(rollouts) // group_size for rollouts in panels.values()))
     places = np.arange(group_size * groups)
     for ax, (title, rollouts) in zip(axes, panels.items(), strict=True):
         advantages = rollouts.advantages[: len(places), 0].numpy()
@@ -107,7 +106,8 @@ def card(title: str, bug: Bug) -> HTML:
     where = f"{bug.right.__module__.replace('.', '/')}.py, {bug.right.__qualname__}"
     parts = [
         f"<p><b>{escape(bug.name[0].upper() + bug.name[1:])}.</b> {escape(bug.slip)}</p>",
-        f"<p>As people write it:</p>{code(bug.wrong_code)}<p>In the package ({escape(where)}):</p>{code(bug.right_code)}",
+        f"<p>As people write it:</p>{code(bug.wrong_code)}",
+        f"<p>In the package ({escape(where)}):</p>{code(bug.right_code)}",
         f"<p><b>It tells itself by</b> <code>{escape(bug.metric)}</code>. {escape(bug.symptom)}</p>",
         f"<p><b>Caught by</b> <code>tests/{escape(bug.test)}</code></p>",
         f"<details><summary>The whole wrong function</summary>{code(inspect.getsource(bug.wrong))}</details>",

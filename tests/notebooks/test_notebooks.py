@@ -47,7 +47,7 @@ def exercises(path: Path) -> list[str]:
 
 def test_the_series_is_there():
     assert [path.name[:2] for path in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05", "06", "07"]
-    assert [path.name[:2] for path in SOLUTIONS] == ["01", "02", "03", "04"]
+    assert [path.name[:2] for path in SOLUTIONS] == ["01", "02", "03", "04", "05", "06"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=notebook_id)
