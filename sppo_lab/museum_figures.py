@@ -8,6 +8,7 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
@@ -24,6 +25,7 @@ def curves_figure(panels: dict[str, tuple[str, pd.DataFrame, pd.DataFrame]]) -> 
             ax.plot(right["step"], right[name], "-o", color=BLUE, markersize=3, label="right")
             ax.plot(wrong["step"], wrong[name], "--x", color=VERMILION, markersize=5, label="with the mistake")
             ax.set(title=f"{title}: {name}" if name == "reward" else name, xlabel="step")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             plain(ax)
         column[0].set_ylim(-0.03, 1.03)
     axes[0, 0].legend(frameon=False, loc="upper left")
@@ -80,19 +82,19 @@ def groups_figure(panels: dict[str, Rollouts], group_size: int, groups: int = 8)
 def cases_figure(runs: dict[str, pd.DataFrame], names: list[str]) -> Figure:
     """Logged numbers of runs that nobody has explained: a row per run, a column per number."""
     figure = Figure(figsize=(2.9 * len(names), 2.2 * len(runs)), layout="constrained")
-    axes = figure.subplots(len(runs), len(names), squeeze=False, sharex=True)
+    axes = figure.subplots(len(runs), len(names), squeeze=False, sharex=True, sharey="col")
     for row, (label, run) in zip(axes, runs.items(), strict=True):
         for ax, name in zip(row, names, strict=True):
             if name in run:
                 ax.plot(run["step"], run[name], "-o", color=BLUE, markersize=3)
             else:
                 ax.text(0.5, 0.5, "not logged", ha="center", va="center", color=GREY, transform=ax.transAxes)
-                ax.set_yticks([])
-            ax.set_title(name, fontsize=10)
             plain(ax)
         row[0].set_ylabel(f"case {label}", fontsize=12)
-    for ax in axes[-1]:
-        ax.set_xlabel("step")
+    for name, above, below in zip(names, axes[0], axes[-1], strict=True):
+        above.set_title(name, fontsize=10)
+        below.set_xlabel("step")
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -59,7 +59,7 @@ def load_policy_for_training(config: Config) -> Policy:
 
 
 def sample_with_late_mask(policy: Policy, prompts: list[str], **settings: Any) -> Rollouts:
-    """Instead of ``sample``: the mask (B, T) is cut out where the logits are cut out, one place too early."""
+    """Instead of ``sample``: the mask (B, T) is cut out one column early, as the logits are, so its 1s come late."""
     rollouts = right_sample(policy, prompts, **settings)
     whole = torch.cat([rollouts.prompt_mask, rollouts.response_mask], dim=1)
     rollouts.response_mask = whole[:, rollouts.prompt_mask.shape[1] - 1 : -1]
