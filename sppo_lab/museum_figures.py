@@ -119,4 +119,4 @@ def card(title: str, bug: Bug) -> HTML:
 
 def code(text: str) -> str:
     """Lines of code as HTML."""
-    return f"<pre style='margin-left:2em'>{escape(text)}</pre>"
+    return f"<pre style='margin:0.3em 2em; font-family:monospace'>{escape(text)}</pre>"
