@@ -87,14 +87,37 @@ def test_sampling_folds_a_trained_adapter_in_and_gives_the_base_weights_back(ran
     assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
-def test_left_padding_changes_nothing(policy, rollouts):
+@pytest.mark.parametrize("name", ["tiny", "gpt2"])
+def test_left_padding_changes_nothing(random_models, name):
     """Trap 2: each row alone, without padding, has the log-probabilities that it has in the batch."""
-    for row in (0, 8, 16, 24):
-        alone = rollouts.select(torch.tensor([row]))
-        assert alone.prompt_mask.all() and alone.response_mask.all()
-        scored, _ = response_logprobs(policy.model, alone, 1.0)
-        length = int(rollouts.lengths[row])
-        torch.testing.assert_close(scored[0], rollouts.old_logprobs[row, :length], atol=2e-5, rtol=0)
+    other, rollouts = padded(random_models.get(name, name))
+    for row in range(0, len(rollouts), 2):
+        scored, alone = scored_alone(other, rollouts, row)
+        torch.testing.assert_close(scored, alone.old_logprobs[0], atol=5e-5, rtol=0)
+
+
+def test_positions_that_count_padding_would_be_seen(random_models, monkeypatch):
+    """A model with a table of positions gives them away; one with rotary positions sees differences alone."""
+    monkeypatch.setattr("sppo_lab.rollout.position_ids", lambda mask: torch.arange(mask.shape[1]).expand(len(mask), -1))
+    other, rollouts = padded(random_models["gpt2"])
+    scored, alone = scored_alone(other, rollouts, 2)
+    assert (scored - alone.old_logprobs[0]).abs().max() > 1e-2
+
+
+def padded(model: str):
+    """A policy and responses to prompts of different lengths."""
+    other = load_policy(Config(model=model))
+    for name, weight in other.model.named_parameters():
+        if "wpe" in name:
+            torch.nn.init.normal_(weight, generator=seeded())  # positions that matter
+    return other, sample(other, PROMPTS, max_new_tokens=12, group_size=2, generator=seeded())
+
+
+def scored_alone(other, rollouts, row: int):
+    """Log-probabilities of a row's response, (T,), from a pass over that row alone; and the row."""
+    alone = rollouts.select(torch.tensor([row]))
+    assert alone.prompt_mask.all() and alone.response_mask.all()
+    return response_logprobs(other.model, alone, 1.0)[0][0], alone
 
 
 def test_logprobs_are_those_of_the_logits_one_position_earlier(policy):
