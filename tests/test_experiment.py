@@ -63,6 +63,7 @@ def test_a_run_leaves_everything_behind(whole):
         "responses.jsonl",
         "evaluation-before.json",
         "evaluation-after.json",
+        "summary.json",
         "checkpoints",
         "figure.png",
     }

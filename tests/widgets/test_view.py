@@ -52,4 +52,4 @@ def test_redrawing_keeps_no_figures(explorer):
         explorer.controls["p"].field.value = 0.2 + 0.01 * (i % 50)
     gc.collect()
     assert not plt.get_fignums()
-    assert sum(isinstance(item, Figure) for item in gc.get_objects()) <= 1
+    assert sum(type(item) is Figure for item in gc.get_objects()) <= 1
