@@ -34,6 +34,11 @@ class Mistake:
     answer: Any  # as Exercise.answer
 
 
+def named(answers: dict[str, Any]) -> tuple[Mistake, ...]:
+    """Mistakes from what to say to each and the wrong answer itself."""
+    return tuple(Mistake(message, answer) for message, answer in answers.items())
+
+
 @dataclass(frozen=True)
 class Exercise:
     """What an attempt is compared with.

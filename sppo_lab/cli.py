@@ -19,7 +19,7 @@ from sppo_lab.commands import (
     run_train,
     run_verify,
 )
-from sppo_lab.config import TIERS, Config, describe_limits, field_type, is_switch, is_text
+from sppo_lab.config import TIERS, Config, describe_limits, field_type, is_switch, is_text, option
 from sppo_lab.errors import LabError
 
 PATHS = ("data", "test_data")
@@ -174,11 +174,6 @@ def add_settings(command: argparse.ArgumentParser, leave_out: Sequence[str] = ()
             default=SUPPRESS,
             help=(setting.metadata["help"] + (f" ({note})" if note else "")).replace("%", "%%"),
         )
-
-
-def option(name: str) -> str:
-    """The command-line option of a field: ``lora_rank`` gives ``--lora-rank``."""
-    return "--" + name.replace("_", "-")
 
 
 def resume_hint(options: argparse.Namespace) -> str:

@@ -148,6 +148,14 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def options(self) -> list[str]:
+        """The words of a command line that set every field which is not at its default."""
+        words: list[str] = []
+        for name, value in self.to_dict().items():
+            if value != getattr(Config(), name):
+                words += [option(name, value)] if isinstance(value, bool) else [option(name), str(value)]
+        return words
+
     def replace(self, **changes: Any) -> "Config":
         """A checked copy with some fields changed."""
         return self.from_dict(self.to_dict() | changes)
@@ -171,6 +179,11 @@ TIERS: dict[str, dict[str, Any]] = {
         "eval_prompts": 256,
     },
 }
+
+
+def option(name: str, on: bool = True) -> str:
+    """The command-line option of a field: ``lora_rank`` gives ``--lora-rank``; a switch that is off ``--no-...``."""
+    return ("--" if on else "--no-") + name.replace("_", "-")
 
 
 def _check(setting: dataclasses.Field, value: Any) -> None:

@@ -15,12 +15,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sppo_lab.errors import LabError
+from sppo_lab.evaluate import Interval
 from sppo_lab.metrics import batch_metrics
 from sppo_lab.rollout import Rollouts
 from sppo_lab.trainer import Trainer
 from sppo_lab.update import accumulate_gradient
-
-Interval = tuple[float, float]
 
 
 def policy_gradient(trainer: Trainer, batch: Rollouts) -> Tensor:

@@ -15,8 +15,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from sppo_lab.errors import LabError
+from sppo_lab.evaluate import Interval
 from sppo_lab.experiment import evaluate_run
-from sppo_lab.gradient import GradientNoise, Interval, cosine, gradient_noise, sample_gradients
+from sppo_lab.gradient import GradientNoise, cosine, gradient_noise, sample_gradients
 from sppo_lab.recorder import Recorder, versions
 from sppo_lab.storage import read_json, write_json
 from sppo_lab.variance import (

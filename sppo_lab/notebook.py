@@ -24,10 +24,15 @@ def size(teaching: Size, short: Size) -> Size:
 
 def picture(figure: Figure, description: str) -> HTML:
     """The figure as a picture that a screen reader can describe."""
+    return HTML(image_html(figure, description))
+
+
+def image_html(figure: Figure, description: str, dpi: int = 100) -> str:
+    """The figure as an HTML element, its pixels inside it and the description as its alternative text."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100)
+    figure.savefig(buffer, dpi=dpi)
     encoded = base64.b64encode(buffer.getvalue()).decode()
-    return HTML(f'<img alt="{escape(description)}" src="data:image/png;base64,{encoded}" style="max-width: 100%">')
+    return f'<img alt="{escape(description)}" src="data:image/png;base64,{encoded}" style="max-width: 100%">'
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> HTML:

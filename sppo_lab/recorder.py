@@ -129,8 +129,7 @@ class Recorder:
 
     def gradient(self) -> dict[str, Any] | None:
         """The fields of GradientNoise that ``save_gradient`` saved, or None."""
-        path = self.folder / "gradient.json"
-        return read_json(path) if path.exists() else None
+        return self._saved("gradient.json")
 
     def save_summary(self, summary: dict[str, Any]) -> None:
         """``summary`` is what ``Experiment.summary`` returns; with it the run is complete."""
@@ -138,7 +137,10 @@ class Recorder:
 
     def summary(self) -> dict[str, Any] | None:
         """What ``save_summary`` saved, or None while the run is not complete."""
-        path = self.folder / "summary.json"
+        return self._saved("summary.json")
+
+    def _saved(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / name
         return read_json(path) if path.exists() else None
 
     def checkpoints(self) -> list[Path]:

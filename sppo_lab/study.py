@@ -148,12 +148,16 @@ def start_study(out: Path, plan: StudyPlan) -> None:
 def start_cell(cell: Cell, out: Path, threads: int) -> subprocess.Popen:
     """``python -m sppo_lab train`` for the cell, its output in a log beside the run."""
     folder = out / "runs" / cell.name
-    options = [
-        f"--{name.replace('_', '-')}={value}" if not isinstance(value, bool) else f"--{name.replace('_', '-')}"
-        for name, value in cell.config.to_dict().items()
-        if value != getattr(Config(), name)
+    command = [
+        sys.executable,
+        "-m",
+        "sppo_lab",
+        "train",
+        f"--out={folder}",
+        "--resume",
+        "--json",
+        *cell.config.options(),
     ]
-    command = [sys.executable, "-m", "sppo_lab", "train", f"--out={folder}", "--resume", "--json", *options]
     with open(f"{folder}.log", "wb") as log:
         return subprocess.Popen(
             command,

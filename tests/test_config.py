@@ -53,3 +53,10 @@ def test_an_unknown_setting_or_tier_is_refused():
 def test_a_changed_copy_is_checked_too():
     with pytest.raises(LabError):
         Config().replace(temperature=0.0)
+
+
+def test_the_options_say_what_differs_from_the_defaults():
+    assert Config().options() == []
+    assert Config(lr=8e-4, filter_groups=False, mask_truncated=True).options() == [
+        *("--no-filter-groups", "--lr", "0.0008", "--mask-truncated"),
+    ]

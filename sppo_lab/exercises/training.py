@@ -6,13 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from sppo_lab.checks import Exercise, Mistake
+from sppo_lab.checks import Exercise, named
 from sppo_lab.evaluate import pass_at_k
-
-
-def named(answers: dict[str, Callable]) -> tuple[Mistake, ...]:
-    """Mistakes from what to say to each and the wrong answer itself."""
-    return tuple(Mistake(message, answer) for message, answer in answers.items())
 
 
 def whole(generator: Generator, low: int, high: int) -> int:

@@ -5,15 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from sppo_lab.checks import Exercise, Mistake
+from sppo_lab.checks import Exercise, named
 from sppo_lab.gradient import inner_products, off_diagonal_mean
 from sppo_lab.variance import split_second_moment
-
-
-def named(answers: dict[str, Callable]) -> tuple[Mistake, ...]:
-    """Mistakes from what to say to each and the wrong answer itself."""
-    return tuple(Mistake(message, answer) for message, answer in answers.items())
-
 
 # 06.1: groups that say nothing
 

@@ -19,7 +19,6 @@ class Inspector(Frame):
     def __init__(self, run: str | Path):
         self.recorder = Recorder.open(run)
         self.tokenizer = load_tokenizer(self.recorder.config.model)
-        self.rows: dict[int, list[Row]] = {}
         self.load()
         first = next(iter(self.rows.values()))
         self.controls = {
@@ -38,7 +37,7 @@ class Inspector(Frame):
 
     def load(self) -> None:
         """The saved responses, by step.  LabError where there are none."""
-        found: dict[int, list[Row]] = {}
+        found: dict[int, list[Row]] = {}  # by step
         for row in self.recorder.responses():
             found.setdefault(row["step"], []).append(row)
         if not found:

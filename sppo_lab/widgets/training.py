@@ -16,10 +16,11 @@ from sppo_lab.algorithms import ALGORITHMS
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.figures import comparison_figure
+from sppo_lab.notebook import image_html
 from sppo_lab.processes import peak_memory_mb
 from sppo_lab.trainer import StepRecord
 from sppo_lab.widgets.controls import choice, number, on_change, values_of
-from sppo_lab.widgets.view import Frame, image, problem
+from sppo_lab.widgets.view import DPI, Frame, problem
 from sppo_lab.widgets.worker import State, Worker
 
 CURVES = ["reward", "completions/mean_length", "advantage/variance"]
@@ -147,7 +148,7 @@ class Training(Frame):
             last = list(self.runs.values())[-1][-1]
             words = ", ".join(f"{name} {last[name]:.2f}" for name in CURVES)
             sentence = f"Curves of {' and '.join(shown)}; latest: {words}"
-            self.picture.value = image(comparison_figure(shown, CURVES), sentence)
+            self.picture.value = image_html(comparison_figure(shown, CURVES), sentence, DPI)
         self.drawn = time.monotonic()
 
     def show_command(self) -> None:
@@ -200,6 +201,4 @@ def responses_table(rows: Iterable[tuple[str, str, float]]) -> str:
 
 def command_line(config: Config) -> str:
     """``python -m sppo_lab train`` with the settings that differ from the defaults."""
-    changed = {name: value for name, value in config.to_dict().items() if value != getattr(Config(), name)}
-    options = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
-    return " ".join(["python -m sppo_lab train", *options, "--out runs/mine"])
+    return " ".join(["python -m sppo_lab train", *config.options(), "--out runs/mine"])

@@ -1,7 +1,5 @@
 """A picture that is redrawn in place, and the frame that every dashboard shares."""
 
-import base64
-import io
 import traceback
 from collections.abc import Callable, Mapping
 from html import escape
@@ -11,17 +9,11 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 
 from sppo_lab.errors import LabError
+from sppo_lab.notebook import image_html
 from sppo_lab.widgets.controls import on_change, values_of
 
+DPI = 80  # of pictures that are redrawn
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-
-
-def image(figure: Figure, description: str, dpi: int = 80) -> str:
-    """The figure as an HTML picture that a screen reader can describe."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(description)}" src="data:image/png;base64,{encoded}" style="max-width: 100%">'
 
 
 class Frame:
@@ -68,7 +60,7 @@ class Explorer(Frame):
         values = values_of(self.controls)
         try:
             sentence = self.describe(**values)
-            self.picture.value = image(self.draw(**values), sentence)
+            self.picture.value = image_html(self.draw(**values), sentence, DPI)
             self.words.value = escape(sentence)
         except Exception as error:  # an exception in a callback would be seen by nobody
             self.picture.value = problem(error)
