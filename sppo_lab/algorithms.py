@@ -51,6 +51,11 @@ class Algorithm:
     min_group_size: int = 1  # fewer responses per prompt make the advantage meaningless
     settings: Mapping[str, Any] = field(default_factory=dict)  # fields of Config, where the user leaves them open
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether its baseline is a critic, of prompts or of tokens."""
+        return self.baseline in ("prompt", "token", "token-bce")
+
     def fill(self, config: Config) -> Config:
         """The configuration with every field that was left to the algorithm set."""
         own = UNSET | dict(self.settings)

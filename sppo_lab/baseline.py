@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sppo_lab.config import Config
-from sppo_lab.models import Policy
-from sppo_lab.optimize import Learner, micro_batches, mini_batches
+from sppo_lab.models import Policy, trainable_parameters
+from sppo_lab.optimize import Learner, micro_batches, mini_batches, update_metrics
 from sppo_lab.rollout import Rollouts, position_ids
 from sppo_lab.value import Critic
 
@@ -35,36 +35,52 @@ class CriticBaseline:
 
     def __init__(self, critic: Critic, config: Config, generator: torch.Generator):
         self.critic, self.config, self.generator = critic, config, generator
-        self.learner = Learner(critic, config.critic_lr, config.max_grad_norm, "the critic")
+        weights, half = trainable_parameters(critic), critic.backbone.dtype == torch.float16
+        self.learner = Learner(
+            weights, config.critic_lr, config.max_grad_norm, "the critic", half, config.micro_batch_size
+        )
 
-    @torch.no_grad()
     def values(self, batch: Rollouts) -> Tensor:
-        found = []
-        for part, _ in micro_batches(batch, self.config.micro_batch_size):
-            value = self.critic.as_value(self.critic(part))
-            if value.dim() == 2:  # a part may be narrower than the batch
-                value = pad(value * part.response_mask, (0, batch.response_mask.shape[1] - value.shape[1]))
-            found.append(value)
-        return torch.cat(found)
+        def attempt(size: int) -> Tensor:
+            found = []
+            for part, _ in micro_batches(batch, size):
+                value = self.critic.as_value(self.critic(part))
+                if value.dim() == 2:  # a part may be narrower than the batch
+                    value = pad(value * part.response_mask, (0, batch.response_mask.shape[1] - value.shape[1]))
+                found.append(value)
+            return torch.cat(found)
+
+        with torch.no_grad():
+            return self.learner.within_memory(batch, attempt)
 
     def update(self, batch: Rollouts) -> dict[str, float]:
         total, norms = 0.0, []
         for mini in mini_batches(batch, self.config.mini_batches, self.generator):
-            weights = self.critic.weights(mini)
-            loss = 0.0
-            for part, rows in micro_batches(mini, self.config.micro_batch_size):
-                losses = self.critic.losses(part)
-                share = weights[rows] if losses.dim() == 1 else weights[rows, : losses.shape[1]]
-                loss += self.learner.backward((losses * share).sum())
-            total += loss * len(mini) / len(batch)
+            total += self.accumulate_gradient(mini) * len(mini) / len(batch)
             norms.append(self.learner.step())
-        return {"value/loss": total, "value/grad_norm": sum(norms) / len(norms)}
+        return {"value/loss": total} | update_metrics("value", norms)
+
+    def accumulate_gradient(self, batch: Rollouts) -> float:
+        """The gradient of the loss of a mini-batch, in micro-batches.  Returns its loss."""
+        weights = self.critic.weights(batch)
+
+        def attempt(size: int) -> float:
+            self.learner.optimizer.zero_grad()
+            loss = 0.0
+            for part, rows in micro_batches(batch, size):
+                with self.critic.in_use():
+                    losses = self.critic.losses(part)
+                    share = weights[rows] if losses.dim() == 1 else weights[rows, : losses.shape[1]]
+                    loss += self.learner.backward((losses * share).sum())
+            return loss
+
+        return self.learner.within_memory(batch, attempt)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.learner.optimizer.state_dict()}
+        return {"optimizer": self.learner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.learner.load_state_dict(state["optimizer"])
 
 
 class BetaTracker:

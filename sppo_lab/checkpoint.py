@@ -16,6 +16,7 @@ import torch
 from peft import load_peft_weights, set_peft_model_state_dict
 
 from sppo_lab.errors import LabError
+from sppo_lab.lora import POLICY
 from sppo_lab.models import Policy, trainable_parameters
 from sppo_lab.storage import PARTIAL, sync, write_text
 from sppo_lab.trainer import Trainer
@@ -28,7 +29,7 @@ def save_checkpoint(folder: Path, trainer: Trainer) -> None:
     for stale in (partial, folder):
         shutil.rmtree(stale, ignore_errors=True)
     partial.mkdir(parents=True)
-    trainer.policy.model.save_pretrained(partial / "adapter")
+    save_adapter(trainer.policy, partial / "adapter")
     if trainer.critic is not None:
         trained = trainable_parameters(trainer.critic)
         weights = {name: weight.detach().contiguous() for name, weight in trained.items()}
@@ -57,11 +58,16 @@ def load_weights(folder: Path, policy: Policy, critic: Critic | None) -> None:
                 weight.copy_(weights[name])
 
 
+def save_adapter(policy: Policy, folder: Path) -> None:
+    """The policy's adapter as peft reads it, without the critic's where that shares the base."""
+    policy.model.save_pretrained(folder, selected_adapters=[POLICY])
+
+
 def save_evidence(folder: Path, trainer: Trainer, error: Exception) -> None:
     """What is needed to understand why training broke down: adapter, optimizers, the latest batch, the message."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    trainer.policy.model.save_pretrained(folder / "adapter")
+    save_adapter(trainer.policy, folder / "adapter")
     batch = trainer.rollouts and vars(trainer.rollouts)
     write_tensors(folder / "state.pt", {"error": str(error), "trainer": trainer.state_dict(), "rollouts": batch})
     write_text(folder / "message.txt", f"{error}\n")

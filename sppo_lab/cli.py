@@ -1,4 +1,4 @@
-"""The command line: python -m sppo_lab train | demo | evaluate | show | study | report | lens | publish | verify."""
+"""The command line: ``python -m sppo_lab COMMAND``."""
 
 import argparse
 import dataclasses
@@ -10,9 +10,12 @@ from typing import Any, NoReturn
 
 from sppo_lab import __version__
 from sppo_lab.commands import (
+    run_budget,
     run_evaluate,
+    run_export,
     run_lens,
     run_publish,
+    run_push,
     run_report,
     run_show,
     run_study_command,
@@ -69,11 +72,39 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="runs/demo", metavar="DIR", help="directory of the run (default: %(default)s)")
     add_training_options(demo)
 
-    evaluate = add_command(commands, "evaluate", run_evaluate, "measure a trained policy on its test problems")
-    evaluate.add_argument("--run", required=True, metavar="DIR", dest="folder", help="directory of the run")
+    budget = add_command(commands, "budget", run_budget, "say what a run will need, memory and time, before it")
+    budget.add_argument("--measure", action="store_true", help="also run two real steps, and compare")
+    add_tier(budget)
+    add_settings(budget)
+
+    evaluate = add_command(
+        commands, "evaluate", run_evaluate, "measure a policy on its test problems, or on benchmarks by name"
+    )
+    whose = evaluate.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--run", metavar="DIR", dest="folder", help="directory of a run")
+    whose.add_argument("--model", metavar="NAME", help="a model as it is, without a run (needs --benchmarks)")
+    evaluate.add_argument(
+        "--benchmarks",
+        nargs="+",
+        metavar="NAME[=FILE]",
+        help="paper (aime24, aime25, amc23, math500 and minerva), or any of the tasks; with a file, its problems",
+    )
     evaluate.add_argument("--samples", type=int, default=16, metavar="K", help="responses per prompt (default: 16)")
-    evaluate.add_argument("--prompts", type=int, metavar="N", help="test prompts to use (default: as in training)")
+    evaluate.add_argument(
+        "--prompts", type=int, metavar="N", help="test prompts to use (default: as in training; of a benchmark, all)"
+    )
     evaluate.add_argument("--step", type=int, metavar="N", help="checkpoint of this step (default: the newest)")
+    benchmarks = evaluate.add_argument_group("with --benchmarks")
+    benchmarks.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="longest response (default: as in training)"
+    )
+    benchmarks.add_argument("--temperature", type=float, metavar="T", help="default: as in training")
+    benchmarks.add_argument(
+        "--batch-size", type=int, default=256, metavar="N", help="responses written at once (default: %(default)s)"
+    )
+    benchmarks.add_argument(
+        "--out", metavar="DIR", help="where benchmarks.json and .csv go (default: the run; of a model, nowhere)"
+    )
 
     show = add_command(commands, "show", run_show, "draw a run: reward, length, critic, advantage, clipping, entropy")
     show.add_argument("--run", required=True, metavar="DIR", dest="folder", help="directory of the run")
@@ -118,11 +149,30 @@ def build_parser() -> argparse.ArgumentParser:
     lens.add_argument("--repeats", type=int, default=40, metavar="N", help="batches per algorithm (default: 40)")
     lens.add_argument("--out", required=True, metavar="DIR", help="directory of the record")
 
+    export = add_command(commands, "export", run_export, "write what another trainer needs to go on with a run")
+    export.add_argument("trainer", choices=("verl",), help="verl 0.9.1, on Ray, FSDP and vLLM")
+    export.add_argument("--run", required=True, metavar="DIR", dest="folder", help="directory of the run")
+    export.add_argument("--out", required=True, metavar="DIR", help="directory of the export, absent or empty")
+    export.add_argument("--step", type=int, metavar="N", help="checkpoint of this step (default: the newest)")
+
+    push = add_command(commands, "push", run_push, "write a run's adapter with a model card, and upload it to the hub")
+    push.add_argument("--run", required=True, metavar="DIR", dest="folder", help="directory of the run")
+    push.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository on the hub; made if absent")
+    push.add_argument("--step", type=int, metavar="N", help="checkpoint of this step (default: the newest)")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+    push.add_argument("--dry-run", metavar="DIR", help="write the folder there and upload nothing")
+
     publish = add_command(commands, "publish", run_publish, "write the notebooks' copies from their masters")
     publish.add_argument("--notebooks", default="notebooks", metavar="DIR", help="default: %(default)s")
+    publish.add_argument(
+        "--repo",
+        metavar="OWNER/NAME",
+        help='place on GitHub, for the set-up cells and the Colab badges; "" for none (default: as it is)',
+    )
+    publish.add_argument("--html", metavar="DIR", help="also run the students' copies and write them there as pages")
 
     verify = add_command(commands, "verify", run_verify, "judge responses against answers, without any model")
-    verify.add_argument("--task", required=True, help="whose verifier: chain-sum, gsm8k or math")
+    verify.add_argument("--task", required=True, help="whose verifier, as in train: chain-sum, gsm8k, math, …")
     verify.add_argument("--file", required=True, metavar="FILE", help='one {"response": …, "answer": …} per line')
     return parser
 

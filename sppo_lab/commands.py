@@ -66,16 +66,60 @@ def training_report(summary: dict[str, Any]) -> str:
 
 
 def run_evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    if options.samples < 1 or options.batch_size < 1 or (options.prompts is not None and options.prompts < 1):
+        raise LabError("--samples, --prompts and --batch-size must be at least 1.")
+    if options.benchmarks:
+        return run_benchmarks(options)
+    if options.folder is None:
+        raise LabError("--model alone has no test problems: say which with --benchmarks, such as --benchmarks paper.")
     from sppo_lab.experiment import evaluate_run
 
-    if options.samples < 1 or (options.prompts is not None and options.prompts < 1):
-        raise LabError("--samples and --prompts must be at least 1.")
     report = evaluate_run(options.folder, options.samples, options.prompts, options.step).report()
     if not options.json:
         for name, value in report.items():
             if not name.endswith("_interval"):
                 print(f"{name:>12}  {_shown(value)}{_shown_interval(report.get(f'{name}_interval'))}")
     return report
+
+
+def run_budget(options: argparse.Namespace) -> dict[str, Any]:
+    config = Config.for_tier(options.tier, **chosen_settings(options))
+    from sppo_lab.budget import available_memory_mb, budget_report, measure, predict
+    from sppo_lab.models import choose_device
+
+    predicted = predict(config)
+    measured = measure(config) if options.measure else None
+    free = available_memory_mb(choose_device(config.device))
+    if not options.json:
+        print(budget_report(config, predicted, measured, free))
+    return {"predicted": dataclasses.asdict(predicted), "measured": measured and dataclasses.asdict(measured)}
+
+
+def run_benchmarks(options: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(options, name) for name in ("max_new_tokens", "temperature")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    Config(**changes)  # mistakes are said at once
+    from sppo_lab.measure import policy_of_run, printed_table, read_exams, results_table, save_results, sit
+    from sppo_lab.models import load_policy
+
+    exams = read_exams(options.benchmarks, options.prompts)
+    if options.folder is None:
+        config = Config(model=options.model, **changes)
+        policy = load_policy(config)
+    else:
+        policy, config = policy_of_run(options.folder, options.step)
+        config = config.replace(**changes)
+    settings = {"samples": options.samples, "max_new_tokens": config.max_new_tokens, "temperature": config.temperature}
+    evaluations = sit(policy, exams, **settings, batch_size=options.batch_size)
+    out = options.out or options.folder
+    if out is not None:
+        save_results(out, evaluations, {"model": config.model, "run": options.folder, "step": options.step} | settings)
+    if not options.json:
+        print(printed_table(results_table(evaluations)))
+        print("Intervals are 95 %, over prompts.")
+        if out is not None:
+            print(f"Written: {Path(out) / 'benchmarks.json'}")
+    return {name: found.report() for name, found in evaluations.items()}
 
 
 def run_show(options: argparse.Namespace) -> dict[str, Any]:
@@ -191,10 +235,53 @@ def run_lens(options: argparse.Namespace) -> dict[str, Any]:
     return {"out": options.out, "gradients": rows}
 
 
+def run_export(options: argparse.Namespace) -> dict[str, Any]:
+    print("Loading the libraries, the model and the problems ...", file=sys.stderr, flush=True)
+    from sppo_lab.export.verl import export_verl
+
+    script = export_verl(options.folder, options.out, options.step)
+    if not options.json:
+        print(f"On a machine with verl 0.9.1 and a GPU: bash {script}")
+    return {"out": options.out, "script": str(script)}
+
+
+def run_push(options: argparse.Namespace) -> dict[str, Any]:
+    import tempfile
+
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    from sppo_lab.push import upload, write_model
+    from sppo_lab.recorder import Recorder
+
+    try:
+        validate_repo_id(options.repo)
+    except HFValidationError as error:
+        raise LabError(f"--repo {options.repo!r} is not a name on the hub: write OWNER/NAME.") from error
+    recorder = Recorder.open(options.folder)
+    if options.dry_run:
+        place = str(write_model(recorder, options.dry_run, options.repo, options.step))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            place = upload(write_model(recorder, folder, options.repo, options.step), options.repo, options.private)
+    if not options.json:
+        print(place)
+    return {"repo": options.repo, "uploaded": not options.dry_run, "place": place}
+
+
 def run_publish(options: argparse.Namespace) -> dict[str, Any]:
     from sppo_lab.publish import publish
+    from sppo_lab.storage import writing
 
-    written = [str(path) for path in publish(Path(options.notebooks))]
+    written = publish(Path(options.notebooks), options.repo)
+    if options.html:
+        try:
+            from sppo_lab.pages import build_pages
+        except ModuleNotFoundError as error:
+            raise LabError(f"--html needs {error.name}, which comes with JupyterLab: python3 run.py setup.") from error
+        with writing(options.html):
+            written += build_pages(Path(options.notebooks), Path(options.html))
+    written = [str(path) for path in written]
     if not options.json:
         print("\n".join(written))
     return {"written": written}

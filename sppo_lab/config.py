@@ -29,7 +29,10 @@ class Config:
         "row of the algorithm table: sppo, sppo-small-critic, ppo, ppo-bce, reinforce, remax, rloo, grpo, dr-grpo, "
         "dapo, cppo, spo, poise or steppo",
     )
-    task: str = _setting("chain-sum", "problems and their verifier: chain-sum, gsm8k or math")
+    task: str = _setting(
+        "chain-sum",
+        "problems and their verifier: chain-sum, gsm8k, math, reasoning-gym:NAME, or a Python file that defines task",
+    )
     data: str | None = _setting(None, "file with the problems, in the task's published format; default: its own")
     test_data: str | None = _setting(
         None, "file with the test problems; default: the task's own split, or the last fifth of data"
@@ -50,6 +53,9 @@ class Config:
     max_gen_batches: int = _setting(10, "with filter_groups, batches sampled at most for one step", min=1)
     overlong_buffer: float | None = _setting(
         None, f"last share of max_new_tokens over which the reward falls by 1; 0 is off; {OWN}", min=0, max=1
+    )
+    sample_batch_size: int = _setting(
+        1024, "responses sampled at a time, at most; smaller saves memory and takes longer", min=1
     )
     temperature: float = _setting(1.0, "sampling temperature; it divides the logits in the loss too", above=0, max=5)
     max_new_tokens: int = _setting(88, "longest response, in tokens; a longer one is cut and marked truncated", min=1)
@@ -100,9 +106,18 @@ class Config:
     max_grad_norm: float = _setting(1.0, "gradients longer than this are scaled down to it", above=0)
 
     # critic
+    critic: str = _setting(
+        "model",
+        "where V is computed: a model of its own, or a second LoRA adapter on the policy's base",
+        choices=("model", "adapter"),
+    )
     critic_lr: float = _setting(3e-4, "learning rate of the critic (AdamW)", above=0, max=1)
     critic_lora_rank: int = _setting(
-        0, "rank of a LoRA adapter on the critic's backbone; 0 trains the whole backbone", min=0, max=1024
+        0,
+        "rank of a LoRA adapter on the critic's backbone; 0 trains the whole backbone, and with critic = adapter "
+        "takes the policy's rank",
+        min=0,
+        max=1024,
     )
     value_clip: float = _setting(0.2, "ppo: V moves at most this far in one step, as the loss sees it", above=0)
     critic_warmup: int = _setting(0, "first steps in which only the critic learns", min=0)
@@ -115,14 +130,31 @@ class Config:
     )
     checkpoint_every: int = _setting(25, "steps between checkpoints; a killed run loses at most these", min=1)
     keep_checkpoints: int = _setting(2, "checkpoints kept on disk, the newest ones", min=1)
+    tracker: str | None = _setting(
+        None,
+        "also log every step to tensorboard (into the run's directory), trackio or wandb; default: none",
+        choices=("tensorboard", "trackio", "wandb"),
+    )
     save_responses: int = _setting(16, "sampled responses written per step, with R, V, A and log-probs", min=0)
 
     # machine
     device: str = _setting("auto", "cpu, cuda, mps, or auto for the best at hand")
     dtype: str = _setting(
         "auto",
-        "precision of the weights; auto: bfloat16 on a GPU that computes in it, else float32",
-        choices=("auto", "float32", "bfloat16"),
+        "precision of the weights; auto: bfloat16 on a GPU that computes in it, float16 with a scaled loss on an older "
+        "one, else float32",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    attention: str = _setting(
+        "auto",
+        "implementation of attention; auto: sdpa wherever the model has it",
+        choices=("auto", "sdpa", "eager"),
+    )
+    gradient_checkpointing: bool = _setting(
+        False, "compute activations again in the backward pass instead of keeping them: less memory, a third more time"
+    )
+    quantize: str | None = _setting(
+        None, "4bit: keep the frozen base weights in 4 bits (needs bitsandbytes); default: as dtype", choices=("4bit",)
     )
 
     def __post_init__(self) -> None:
@@ -172,6 +204,7 @@ TIERS: dict[str, dict[str, Any]] = {
         "lr": 2e-5,
         "lora_rank": 32,
         "lora_alpha": 64.0,
+        "sample_batch_size": 128,
         "micro_batch_size": 8,
         "critic_lr": 5e-5,
         "critic_lora_rank": 16,

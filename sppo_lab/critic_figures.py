@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from sppo_lab.errors import LabError
-from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
+from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, keep_titles
 
 
 @dataclass(frozen=True)
@@ -198,3 +198,4 @@ def finish(*axes: Axes) -> None:
     """The frame of every figure here: no line above, none at the right."""
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
+    keep_titles(axes)

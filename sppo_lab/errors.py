@@ -12,5 +12,10 @@ class LabError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says first, or its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class NonFiniteError(LabError):
     """A number that must be finite is NaN or infinite: training cannot go on from here."""

@@ -16,6 +16,7 @@ from sppo_lab.tasks import Problem, RewardFunction
 from sppo_lab.value import Critic
 
 Interval = tuple[float, float]
+EVALUATION_SEED = 20_000  # apart from the training seeds, and the same for every run, so that runs compare
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,14 @@ from tqdm.auto import tqdm
 from sppo_lab.checkpoint import load_weights
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
-from sppo_lab.evaluate import Evaluation, evaluate
+from sppo_lab.evaluate import EVALUATION_SEED, Evaluation, evaluate
 from sppo_lab.figures import run_figure
 from sppo_lab.gradient import gradient_noise, sample_gradients
 from sppo_lab.processes import finishing, peak_memory_mb
 from sppo_lab.recorder import Recorder
 from sppo_lab.storage import writing
+from sppo_lab.tracking import make_tracker
 from sppo_lab.trainer import StepRecord, Trainer
-
-EVALUATION_SEED = 20_000  # apart from the training seeds, and the same for every run, so that runs compare
 
 
 class Experiment:
@@ -57,6 +56,7 @@ class Experiment:
                 config = config or Config()
         self.config = config
         self.progress = progress
+        self.tracker = make_tracker(config, out)
         self.trainer = Trainer(config)  # before anything is written, so that a mistake leaves nothing behind
         with writing(out):
             if resume:
@@ -74,6 +74,9 @@ class Experiment:
             recorder.save_evaluation("before", self.evaluate("before training"))
         saved_at = trainer.step if recorder.checkpoints() else -1
         whole = True  # False only inside a step, where the weights are those of no step
+        if self.tracker is not None:
+            self.tracker.start()
+            self.tracker.store_init_configuration(self.config.to_dict())
         bar = self.progress(total=self.config.steps, initial=trainer.step, desc="training", unit="step")
         try:
             while trainer.step < self.config.steps:
@@ -84,6 +87,8 @@ class Experiment:
                     whole = False
                     record = trainer.train_step()
                     recorder.write_step(record)
+                    if self.tracker is not None:
+                        self.tracker.log(record.metrics, step=record.step)
                     whole = True
                 bar.update()
                 bar.set_postfix(
@@ -99,6 +104,8 @@ class Experiment:
             raise NonFiniteError(f"{error} The evidence is in {folder}.") from error
         finally:
             bar.close()
+            if self.tracker is not None:
+                self.tracker.finish()
             if whole and trainer.step > saved_at >= 0:
                 recorder.save_checkpoint(trainer)
         if recorder.evaluation("after") is None:
@@ -175,6 +182,7 @@ def evaluate_trainer(
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         seed=EVALUATION_SEED,
+        batch_size=config.sample_batch_size,
         critic=trainer.critic,
         progress=progress,
         label=label,

@@ -1,4 +1,7 @@
-"""The figure of the variance explorer: what the exact answers say at one setting, with a study's measured points."""
+"""The figure of the variance explorer: what the exact answers say at one setting, with a study's measured points.
+
+Each panel makes its artists once and ``show`` moves them: making axes, ticks and legends anew takes most of a redraw.
+"""
 
 from functools import lru_cache
 
@@ -9,42 +12,54 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sppo_lab.bandit import Bandit, Estimator
-from sppo_lab.figures import BLUE, GREY, ORANGE, VERMILION
+from sppo_lab.figures import BLUE, GREY, ORANGE, VERMILION, keep_titles
 from sppo_lab.horizon import TokenEstimator, TokenTask, late_critic
 from sppo_lab.variance_figures import values_off_by
 
 PROMPTS = 12
 SIZES = (2, 4, 8, 16, 32)
 HALVES = (0.0, 0.5, 1.0)
-GROUP_METHODS = (("rloo", ORANGE, "-."), ("grpo", VERMILION, "--"))
+P = np.linspace(0, 1, 101)
+GROUP_METHODS = {"rloo": (ORANGE, "-", 4, "rloo, dr-grpo"), "grpo": (VERMILION, "--", 1.5, "grpo")}  # often alike
+ROOM = 1.35  # of an axis over what is drawn below the legend
 
 
-def explorer_figure(
-    solve_rate: float = 0.4,
-    spread: float = 0.3,
-    group_size: int = 8,
-    error: float = 0.1,
-    rollouts: int = 64,
-    length: int = 16,
-    measured: pd.DataFrame | None = None,
-) -> Figure:
+class VariancePanels:
     """Four linked panels: noise against G, silent rollouts against p, E[A^2] against p, noise against the horizon.
 
-    The prompts' solve rates lie evenly within ``solve_rate`` plus and minus ``spread``, kept inside 0.02 to 0.98.
-    ``error`` is what the critic is off by; ``measured`` the metrics of a study, whose steps are drawn as points.
+    ``measured`` are the metrics of a study, whose steps are drawn as points.
     """
-    figure = Figure(figsize=(11, 6.4))
-    figure.subplots_adjust(left=0.07, right=0.985, top=0.95, bottom=0.09, hspace=0.36, wspace=0.2)
-    axes = figure.subplots(2, 2)
-    draw_group_sizes(axes[0, 0], solve_rates(solve_rate, spread), group_size, error, rollouts)
-    draw_silent(axes[0, 1], solve_rate, group_size, measured)
-    draw_second_moment(axes[1, 0], solve_rate, error, measured)
-    draw_horizon(axes[1, 1], solve_rate, length)
-    for ax in axes.flat:
-        ax.yaxis.get_major_locator().set_params(nbins=4)  # ticks take most of the time of a redraw
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize=8)
-    return figure
+
+    def __init__(self, measured: pd.DataFrame | None = None):
+        self.figure = Figure(figsize=(11, 6.4))
+        self.figure.subplots_adjust(left=0.06, right=0.985, top=0.95, bottom=0.09, hspace=0.36, wspace=0.16)
+        axes = self.figure.subplots(2, 2)
+        self.sizes, self.silent = GroupSizes(axes[0, 0]), Silent(axes[0, 1], measured)
+        self.moment, self.horizon = SecondMoment(axes[1, 0], measured), Horizon(axes[1, 1])
+        for ax in axes.flat:
+            ax.yaxis.get_major_locator().set_params(nbins=4)
+            ax.spines[["top", "right"]].set_visible(False)
+        keep_titles(axes.flat)
+
+    def show(
+        self,
+        solve_rate: float = 0.4,
+        spread: float = 0.3,
+        group_size: int = 8,
+        error: float = 0.1,
+        rollouts: int = 64,
+        length: int = 16,
+    ) -> Figure:
+        """The one figure, at these settings.
+
+        The prompts' solve rates lie evenly within ``solve_rate`` plus and minus ``spread``, kept inside 0.02 to 0.98.
+        ``error`` is what the critic is off by.
+        """
+        self.sizes.show(solve_rates(solve_rate, spread), group_size, error, rollouts)
+        self.silent.show(solve_rate, group_size)
+        self.moment.show(solve_rate, error)
+        self.horizon.show(solve_rate, length)
+        return self.figure
 
 
 def solve_rates(middle: float, spread: float) -> torch.Tensor:
@@ -52,51 +67,87 @@ def solve_rates(middle: float, spread: float) -> torch.Tensor:
     return torch.linspace(middle - spread, middle + spread, PROMPTS).clamp(0.02, 0.98)
 
 
-@lru_cache(maxsize=256)
-def noise(rates: tuple[float, ...], name: str, group_size: int, error: float, rollouts: int) -> float:
-    """Noise-to-signal of an estimator on the bandit, exactly."""
+@lru_cache(maxsize=1024)
+def noise(rates: tuple[float, ...], name: str, group_size: int, error: float) -> float:
+    """Noise-to-signal of an estimator on the bandit, exactly, of one group; at N rollouts it is G / N of that."""
     bandit = Bandit.with_solve_rates(torch.tensor(rates))
     values = values_off_by(bandit, error).clamp(0, 1)
-    return 1 / bandit.moments(Estimator.of(name, group_size), rollouts, values).signal_to_noise
+    return 1 / bandit.moments(Estimator.of(name, group_size), group_size, values).signal_to_noise
 
 
-def draw_group_sizes(ax: Axes, rates: torch.Tensor, group_size: int, error: float, rollouts: int) -> None:
-    given = tuple(rates.tolist())
-    ax.axhline(
-        noise(given, "sppo", 1, error, rollouts), color=BLUE, linewidth=2, label=f"sppo, critic off by {error:g}"
-    )
-    sizes = sorted({size for size in SIZES if size <= rollouts} | {min(group_size, rollouts)})
-    for name, color, style in GROUP_METHODS:
-        found = [noise(given, name, size, 0.0, rollouts) for size in sizes]
-        ax.plot(sizes, found, style, color=color, label=name)
-        ax.plot(group_size, found[sizes.index(min(group_size, rollouts))], "o", color=color)
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(sizes, [str(size) for size in sizes])
-    ax.minorticks_off()
-    ax.set(title=f"Noise-to-signal, {rollouts} rollouts", xlabel="group size G", ylim=(0, None))
+class GroupSizes:
+    """Noise-to-signal against the group size, at equal rollouts; the marks are at the group size chosen."""
+
+    def __init__(self, ax: Axes):
+        self.ax = ax
+        self.sppo = ax.axhline(1, color=BLUE, linewidth=2, label="sppo")
+        self.curves = {
+            name: ax.plot([], [], style, color=color, linewidth=width, label=label)[0]
+            for name, (color, style, width, label) in GROUP_METHODS.items()
+        }
+        self.marks = {name: ax.plot([], [], "o", color=color)[0] for name, (color, *_) in GROUP_METHODS.items()}
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(SIZES, [str(size) for size in SIZES])
+        ax.minorticks_off()
+        ax.set(xlabel="group size G", xlim=(1.8, 35), title="Noise-to-signal")
+        draw_legend(ax, "upper center", 3)
+
+    def show(self, rates: torch.Tensor, group_size: int, error: float, rollouts: int) -> None:
+        given, size = tuple(rates.tolist()), min(group_size, rollouts)
+        sizes = sorted({size for size in SIZES if size <= rollouts} | {size})
+        single = noise(given, "sppo", 1, error) / rollouts
+        self.sppo.set_ydata([single, single])
+        top = single
+        for name, curve in self.curves.items():
+            found = [noise(given, name, size, 0.0) * size / rollouts for size in sizes]
+            curve.set_data(sizes, found)
+            self.marks[name].set_data([size], [found[sizes.index(size)]])
+            top = max(top, *found)
+        self.ax.set_ylim(0, ROOM * top)
+        self.ax.title.set_text(f"Noise-to-signal, {rollouts} rollouts, critic off by {error:g}")
 
 
-def draw_silent(ax: Axes, solve_rate: float, group_size: int, measured: pd.DataFrame | None) -> None:
+class Silent:
     """Share of rollouts whose group is all right or all wrong, ``p^G + (1 - p)^G``."""
-    p = np.linspace(0, 1, 101)
-    ax.plot(
-        p, p**group_size + (1 - p) ** group_size, color=VERMILION, label=f"groups of {group_size}, all prompts alike"
-    )
-    ax.plot(solve_rate, solve_rate**group_size + (1 - solve_rate) ** group_size, "o", color=VERMILION)
-    draw_measured(ax, measured, "grpo", "frac_reward_zero_std", "measured, groups of 8")
-    ax.axhline(0, color=BLUE, linewidth=2, label="sppo, unless V = R")
-    ax.set(title="Rollouts without signal", xlabel="solve rate p", ylim=(-0.03, 1.03), xlim=(0, 1), xticks=HALVES)
+
+    def __init__(self, ax: Axes, measured: pd.DataFrame | None):
+        (self.curve,) = ax.plot([], [], color=VERMILION, label="groups of G, all prompts alike")
+        (self.mark,) = ax.plot([], [], "o", color=VERMILION)
+        draw_measured(ax, measured, "grpo", "frac_reward_zero_std", "measured, groups of 8")
+        ax.axhline(0, color=BLUE, linewidth=2, label="sppo, unless V = R")
+        ax.set(title="Rollouts without signal", xlabel="solve rate p", xticks=HALVES)
+        ax.set(xlim=(-0.01, 1.01), ylim=(-0.03, 1.03))
+        draw_legend(ax, "upper center")
+        self.ax = ax
+
+    def show(self, solve_rate: float, group_size: int) -> None:
+        self.curve.set_data(P, silent_share(P, group_size))
+        self.mark.set_data([solve_rate], [silent_share(solve_rate, group_size)])
+        self.ax.title.set_text(f"Rollouts without signal, G = {group_size}")
 
 
-def draw_second_moment(ax: Axes, solve_rate: float, error: float, measured: pd.DataFrame | None) -> None:
+def silent_share(p, group_size: int):
+    """Chance that a group of a prompt with solve rate ``p``, a number or an array, is all right or all wrong."""
+    return p**group_size + (1 - p) ** group_size
+
+
+class SecondMoment:
     """``E[A^2] = p(1 - p) + error^2``."""
-    p = np.linspace(0, 1, 101)
-    coin = p * (1 - p)
-    ax.fill_between(p, 0, coin, color=GREY, alpha=0.3, label="p(1 - p), irreducible")
-    ax.fill_between(p, coin, coin + error**2, color=BLUE, alpha=0.4, label="the critic's squared error")
-    ax.plot(solve_rate, solve_rate * (1 - solve_rate) + error**2, "o", color=BLUE)
-    draw_measured(ax, measured, "sppo", "advantage/second_moment", "measured, sppo")
-    ax.set(title="Second moment of SPPO's advantage", xlabel="solve rate p", xlim=(0, 1), ylim=(0, 0.4), xticks=HALVES)
+
+    def __init__(self, ax: Axes, measured: pd.DataFrame | None):
+        self.ax, self.coin = ax, P * (1 - P)
+        ax.fill_between(P, 0, self.coin, color=GREY, alpha=0.3, linewidth=0, label="p(1 - p), irreducible")
+        (self.band,) = ax.fill(P, self.coin, color=BLUE, alpha=0.4, linewidth=0, label="the critic's squared error")
+        (self.mark,) = ax.plot([], [], "o", color=BLUE)
+        draw_measured(ax, measured, "sppo", "advantage/second_moment", "measured, sppo")
+        ax.set(title="Second moment of SPPO's advantage", xlabel="solve rate p", xlim=(-0.01, 1.01), xticks=HALVES)
+        draw_legend(ax, "upper center")
+
+    def show(self, solve_rate: float, error: float) -> None:
+        lower, upper = np.stack([P, self.coin]), np.stack([P, self.coin + error**2])
+        self.band.set_xy(np.concatenate([lower, upper[:, ::-1]], 1).T)
+        self.mark.set_data([solve_rate], [solve_rate * (1 - solve_rate) + error**2])
+        self.ax.set_ylim(0, 1.6 * upper[1].max())
 
 
 def draw_measured(ax: Axes, measured: pd.DataFrame | None, algorithm: str, metric: str, label: str) -> None:
@@ -108,12 +159,29 @@ def draw_measured(ax: Axes, measured: pd.DataFrame | None, algorithm: str, metri
     ax.plot(means["reward"], means[metric], "x", color="black", markersize=5, label=label)
 
 
-def draw_horizon(ax: Axes, solve_rate: float, length: int) -> None:
+class Horizon:
     """Noise-to-signal of one response of T tokens that must all be right."""
-    lengths = sorted({1, max(1, length // 4), max(1, length // 2), length})
-    for name, (color, style) in {"sequence": (BLUE, "-"), "exact": (GREY, "--"), "late": (VERMILION, "-.")}.items():
-        ax.plot(lengths, [horizon_noise(name, solve_rate, t) for t in lengths], style, color=color, label=LABELS[name])
-    ax.set(title="Noise-to-signal of one response", xlabel="tokens T, all must be right", ylim=(0, None))
+
+    def __init__(self, ax: Axes):
+        styles = {"sequence": (BLUE, "-"), "exact": (GREY, "--"), "late": (VERMILION, "-.")}
+        self.ax = ax
+        self.curves = {
+            name: ax.plot([], [], style, color=color, label=LABELS[name])[0] for name, (color, style) in styles.items()
+        }
+        ax.set(title="Noise-to-signal of one response", xlabel="tokens T, all must be right")
+        draw_legend(ax, "upper left")
+
+    def show(self, solve_rate: float, length: int) -> None:
+        lengths = sorted({1, max(1, length // 4), max(1, length // 2), length})
+        for name, curve in self.curves.items():
+            curve.set_data(lengths, [horizon_noise(name, solve_rate, t) for t in lengths])
+        top = max(max(curve.get_ydata()) for curve in self.curves.values())
+        self.ax.set(xlim=(0.9, max(length, 2) + 0.1), ylim=(0, ROOM * top))
+
+
+def draw_legend(ax: Axes, place: str, columns: int = 1) -> None:
+    """A legend at a fixed place: looking for the best one takes time at every redraw."""
+    ax.legend(frameon=False, fontsize=8, loc=place, ncols=columns)
 
 
 LABELS = {"sequence": "R - V(s_p)", "exact": "GAE 0.95, exact V(s_t)", "late": "GAE 0.95, V(s_t) late"}
@@ -124,7 +192,7 @@ TOKEN_ESTIMATORS = {
 }
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def horizon_noise(name: str, solve_rate: float, length: int) -> float:
     """Noise-to-signal of a token estimator, exactly."""
     task = TokenTask.all_right(length, min(max(solve_rate, 0.02), 0.98))

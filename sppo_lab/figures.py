@@ -4,6 +4,7 @@ The colours are Okabe and Ito's, which people with colour-vision deficiencies ca
 style as well.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sppo_lab.evaluate import Evaluation, critic_quality
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from sppo_lab.recorder import Recorder
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
+RUN_STYLES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":"))
 
 
 def run_figure(run: "Recorder") -> Figure:
@@ -48,18 +51,61 @@ def run_figure(run: "Recorder") -> Figure:
 
 def comparison_figure(runs: dict[str, pd.DataFrame], names: list[str]) -> Figure:
     """The same metrics of several runs over each other, a panel per metric; at most four runs."""
-    styles = zip(runs.items(), (BLUE, VERMILION, GREEN, ORANGE), ("-", "--", "-.", ":"), strict=False)
-    figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
-    for (label, metrics), color, style in styles:
-        for ax, name in zip(axes, names, strict=True):
-            if name in metrics:
-                draw_series(ax, metrics, name, color, label, style)
-    for ax, name in zip(axes, names, strict=True):
-        ax.set(title=name, xlabel="step")
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
-    return figure
+    return Comparison(names).show(runs)
+
+
+class Comparison:
+    """Panels, one per metric, that ``show`` fills with up to four runs, as often as one likes.
+
+    The artists are made once and moved: making them anew takes most of a redraw.
+    """
+
+    def __init__(self, names: list[str]):
+        width = 4.2 * len(names)
+        self.figure = Figure(figsize=(width, 3.4))
+        self.figure.subplots_adjust(left=0.5 / width, right=1 - 0.1 / width, top=0.9, bottom=0.15, wspace=0.16)
+        self.axes = dict(zip(names, self.figure.subplots(1, len(names), squeeze=False)[0], strict=True))
+        self.lines: list[dict[str, tuple[Line2D, Line2D]]] = []  # a run's, by metric
+        for name, ax in self.axes.items():
+            ax.set(title=name, xlabel="step")
+            ax.locator_params(nbins=6)
+            ax.spines[["top", "right"]].set_visible(False)
+        keep_titles(self.axes.values())
+        self.shown: list[str] = []
+
+    def show(self, runs: dict[str, pd.DataFrame]) -> Figure:
+        """The one figure with these runs: label to its metrics.  A metric that a run lacks is left out."""
+        for color, style in RUN_STYLES[len(self.lines) : len(runs)]:
+            self.lines.append({name: empty_series(ax, color, style) for name, ax in self.axes.items()})
+        empty = pd.DataFrame({"step": []} | {name: [] for name in self.axes})
+        for place, lines in enumerate(self.lines):
+            metrics = list(runs.values())[place] if place < len(runs) else empty
+            for name, (faint, strong) in lines.items():
+                known = metrics if name in metrics else empty
+                faint.set_data(known["step"], known[name])
+                strong.set_data(known["step"], smooth(known[name]))
+        for ax in self.axes.values():
+            ax.relim()
+            ax.autoscale_view()
+        if self.shown != list(runs):
+            self.shown = list(runs)
+            first = next(iter(self.axes))
+            handles = [lines[first][1] for lines in self.lines[: len(runs)]]
+            self.axes[first].legend(handles, self.shown, frameon=False, loc="upper left")
+        return self.figure
+
+
+def empty_series(ax: Axes, color: str, style: str) -> tuple[Line2D, Line2D]:
+    """The two lines of ``draw_series``, with nothing in them yet."""
+    (faint,) = ax.plot([], [], color=color, alpha=0.25, linewidth=1)
+    (strong,) = ax.plot([], [], color=color, linestyle=style, linewidth=2)
+    return faint, strong
+
+
+def keep_titles(axes: Iterable[Axes]) -> None:
+    """Leave the titles where they are; else matplotlib measures every tick for them, a fifth of a redraw."""
+    for ax in axes:
+        ax.set_title(ax.get_title(), y=1.0)
 
 
 def draw_reward(ax: Axes, metrics: pd.DataFrame, before: Evaluation | None, after: Evaluation | None) -> None:

@@ -25,9 +25,8 @@ from sppo_lab.update import accumulate_gradient
 def policy_gradient(trainer: Trainer, batch: Rollouts) -> Tensor:
     """The gradient of the loss over all LoRA parameters, (D,), as the first update of a step would see it."""
     learner = trainer.learner
-    learner.optimizer.zero_grad()
     accumulate_gradient(trainer.policy, learner, batch, trainer.config)
-    found = torch.cat([weight.grad.flatten() for weight in learner.parameters]).clone()
+    found = torch.cat([gradient.flatten() for gradient in learner.gradients()])
     learner.optimizer.zero_grad()
     return found
 

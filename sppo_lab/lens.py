@@ -18,7 +18,7 @@ from sppo_lab.errors import LabError
 from sppo_lab.evaluate import Interval
 from sppo_lab.experiment import evaluate_run
 from sppo_lab.gradient import GradientNoise, cosine, gradient_noise, sample_gradients
-from sppo_lab.recorder import Recorder, versions
+from sppo_lab.recorder import Recorder, step_of, versions
 from sppo_lab.storage import read_json, write_json
 from sppo_lab.variance import (
     Separation,
@@ -67,7 +67,7 @@ def record_lens(
     recorder = Recorder.open(run)
     if recorder.config.algorithm not in ("sppo", "sppo-small-critic"):
         raise LabError(f"{run} is a run of {recorder.config.algorithm}: the lens looks along a run of sppo.")
-    step = int(recorder.checkpoint_of(step).name.removeprefix("step-"))
+    step = step_of(recorder.checkpoint_of(step))
     tokens = pd.concat([token_rows(folder, responses) for folder in token_runs or []] or [pd.DataFrame()])
     along = pd.concat([prompt_rows(run, at, samples, prompts) for at in recorder.checkpoint_steps()])
 

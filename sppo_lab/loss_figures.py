@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from sppo_lab.advantage import divide_by_group_std, group_mean_advantage, sequence_advantage
-from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
+from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, keep_titles
 from sppo_lab.loss import TOKEN_WEIGHTS, clipped_high, clipped_low, clipped_surrogate
 
 GROUP_STYLES = ((ORANGE, "o", ":"), (GREEN, "s", "-."), (GREY, "^", ":"), ("black", "D", "-."))
@@ -111,27 +111,37 @@ def clip_figure(
         ax.axhline(0, color=GREY, linewidth=0.8)
         for bound in (1 - epsilon, 1 + upper):
             ax.axvline(bound, color=GREY, linewidth=0.8, linestyle=":")
-    draw_plane(right, edge, epsilon, upper, dual_clip)
+    top = 1.1 if advantages is None else 1.15 * max(float(advantages.abs().max()), 1e-3)
+    draw_plane(right, edge, top, epsilon, upper, dual_clip)
     if ratios is not None and advantages is not None:
         draw_tokens(right, edge, ratios, advantages, without_gradient(ratios, advantages, epsilon, upper, dual_clip))
     for ax in (left, middle, right):
         ax.set(xlabel="ratio r", xlim=(0, edge))
+    keep_titles((left, middle, right))
     (lines, names), (marks, meanings) = (ax.get_legend_handles_labels() for ax in (left, right))
-    figure.legend(lines + marks, names + meanings, loc="lower center", ncols=5, frameon=False)
+    figure.legend(lines + marks, names + meanings, loc="lower center", ncols=6, frameon=False)
     return figure
 
 
-def draw_plane(ax: Axes, edge: float, epsilon: float, upper: float, dual_clip: float | None) -> None:
-    """The plane of ratio and advantage, shaded where a token has no gradient."""
+def draw_plane(ax: Axes, edge: float, top: float, epsilon: float, upper: float, dual_clip: float | None) -> None:
+    """The plane of ratio and advantage: the surface of the loss as level lines, shaded where a token has no gradient.
+
+    The lines run level with A there, because the loss no longer depends on the ratio.
+    """
     regions = [(1 + upper, 0, edge - 1 - upper, 1e3), (0, -1e3, 1 - epsilon, 1e3)]
     if dual_clip is not None:
         regions.append((dual_clip, -1e3, edge - dual_clip, 1e3))
     for number, (x, y, width, height) in enumerate(regions):
         label = None if number else "no gradient"
         ax.add_patch(Rectangle((x, y), width, height, color=GREY, alpha=0.3, linewidth=0, label=label))
+    ratio, advantage = torch.linspace(0.01, edge, 80), torch.linspace(-top, top, 41)
+    grid = ratio.expand(len(advantage), -1), advantage[:, None].expand(-1, len(ratio))
+    losses = clipped_surrogate(*grid, epsilon, upper, dual_clip)
+    ax.contour(ratio, advantage, losses, levels=9, colors=GREEN, linewidths=0.8, linestyles="-")
+    ax.plot([], [], color=GREEN, linewidth=0.8, label="equal loss")
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.axvline(1, color=GREY, linewidth=0.8)
-    ax.set(title="Where a token has no gradient", ylabel="A", ylim=(-1.1, 1.1))
+    ax.set(title="Where a token has no gradient", ylabel="A", ylim=(-top, top))
 
 
 def draw_tokens(ax: Axes, edge: float, ratios: Tensor, advantages: Tensor, held: Tensor) -> None:
@@ -140,8 +150,6 @@ def draw_tokens(ax: Axes, edge: float, ratios: Tensor, advantages: Tensor, held:
     ax.plot(at[~held], advantages[~held], ".", color=BLUE, markersize=4, alpha=0.5, label="token with gradient")
     ax.plot(at[held], advantages[held], "x", color=VERMILION, markersize=5, label="token without")
     ax.set_title(f"No gradient: {held.float().mean():.1%} of {len(ratios)} tokens")
-    top = 1.15 * max(float(advantages.abs().max()), 1e-3)
-    ax.set_ylim(-top, top)
 
 
 def weights_figure(lengths: Sequence[int], limit: int, labels: Sequence[str] | None = None) -> Figure:

@@ -27,6 +27,7 @@ METRICS = {
     "value/correlation": "Pearson correlation of V with R over the batch; well below 1 even for a perfect critic, "
     "since R is 0 or 1",
     "value/grad_norm": "length of the critic's gradient before clipping, mean over its updates",
+    "value/skipped_updates": "updates of the critic left out of the step because their gradient was not finite",
     "advantage/mean": "mean advantage; near 0 when the baseline matches the solve rate",
     "advantage/variance": "variance of the advantage before any scaling; every response counts the same, its tokens "
     "share its weight",
@@ -36,6 +37,7 @@ METRICS = {
     "small whatever is learnt, and a rising loss is not a fault",
     "policy/grad_norm": "length of the policy's gradient before clipping, mean over the updates; this, not the "
     "loss, shows that there is something to learn from",
+    "policy/skipped_updates": "updates of the policy left out of the step because their gradient was not finite",
     "policy/approx_kl": "mean of r - 1 - log r over response tokens: how far the updates moved from the policy "
     "that sampled, in nats",
     "kl": "mean estimate, over response tokens, of the KL divergence to the policy without its adapter, in nats; only "

@@ -1,22 +1,35 @@
 """Loading: a causal LM with a LoRA adapter as the policy, a transformer with a scalar head as the critic."""
 
 import contextlib
+import importlib.util
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from sppo_lab.algorithms import get_algorithm
 from sppo_lab.assets import embedded_models
 from sppo_lab.config import Config
-from sppo_lab.errors import LabError
+from sppo_lab.errors import LabError, first_line
 from sppo_lab.hub import hub_access
-from sppo_lab.lora import add_lora
-from sppo_lab.value import Critic, PromptCritic, TokenCritic
+from sppo_lab.lora import CRITIC, POLICY, adapter_weights, add_lora
+from sppo_lab.value import Critic, PromptCritic, SharedBackbone, TokenCritic
 
 SMALL_SIBLING = {"tiny": "tiny-small"}  # the backbone of sppo-small-critic, where the lab ships one
 
@@ -32,6 +45,11 @@ class Policy:
     pad_id: int  # fills the rectangle; masks come from lengths, so any id would do
 
     @property
+    def weights(self) -> dict[str, torch.nn.Parameter]:
+        """What training changes: the adapter's parameters by name."""
+        return adapter_weights(self.model, POLICY)
+
+    @property
     def device(self) -> torch.device:
         return self.model.device
 
@@ -41,9 +59,10 @@ def load_policy(config: Config) -> Policy:
 
     It stays in evaluation mode: dropout would make the ratio differ from 1 before any update.
     """
-    path = model_path(config.model)
     device = choose_device(config.device)
-    model = _from_pretrained(AutoModelForCausalLM, path, config.model, device, choose_dtype(config.dtype, device))
+    model = _from_pretrained(AutoModelForCausalLM, config.model, device, **base_options(config, device))
+    if config.gradient_checkpointing:
+        recompute_activations(model)
     tokenizer = load_tokenizer(config.model)
     stop_ids = end_token_ids(model, tokenizer)
     return Policy(
@@ -57,33 +76,60 @@ def load_policy(config: Config) -> Policy:
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, by the model's name."""
-    return _from_pretrained(AutoTokenizer, model_path(name), name)
+    return _from_pretrained(AutoTokenizer, name)
+
+
+def load_model_config(name: str) -> PreTrainedConfig:
+    """The configuration of a model, by the model's name, without its weights."""
+    return _from_pretrained(AutoConfig, name).get_text_config()
 
 
 def load_critic(config: Config, policy: Policy) -> Critic:
-    """The critic of the algorithm, of prompts or of tokens: a backbone of its own with a scalar head, in float32.
-
-    Raises LabError if the backbone reads other token ids than the policy writes.
-    """
-    name = critic_model_name(config)
-    path = model_path(name)
-    tokenizer = load_tokenizer(name)
-    if tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-        raise LabError(
-            f"critic_model {name!r} has another vocabulary than the policy {config.model!r}, but it must read the "
-            "same tokens. Choose a model of the policy's family."
-        )
-    dtype = torch.float32 if config.critic_lora_rank == 0 else choose_dtype(config.dtype, policy.device)
-    backbone = _from_pretrained(AutoModel, path, name, policy.device, dtype)
+    """The critic of the algorithm, of prompts or of tokens: a backbone with a scalar head in float32."""
+    backbone = shared_backbone(config, policy) if config.critic == "adapter" else own_backbone(config, policy)
     hidden_size = backbone.config.get_text_config().hidden_size
-    if config.critic_lora_rank > 0:
-        backbone = add_lora(backbone, config.critic_lora_rank, 2.0 * config.critic_lora_rank, config.seed)
     kind = get_algorithm(config.algorithm).baseline
     if kind == "prompt":
         critic: Critic = PromptCritic(backbone, hidden_size)
     else:
         critic = TokenCritic(backbone, hidden_size, kind == "token-bce", config.value_clip)
     return critic.to(policy.device).eval()
+
+
+def shared_backbone(config: Config, policy: Policy) -> SharedBackbone:
+    """The policy's base under a second adapter: a critic that adds next to nothing to the memory.
+
+    Raises LabError where the algorithm or the configuration asks for another model.
+    """
+    if critic_model_name(config) != config.model:
+        raise LabError(
+            'critic = "adapter" reads the policy\'s own base, so it goes neither with critic_model nor with '
+            "sppo-small-critic: leave one of them out."
+        )
+    rank = config.critic_lora_rank or config.lora_rank
+    return SharedBackbone(add_lora(policy.model, rank, 2.0 * rank, config.seed, CRITIC))
+
+
+def own_backbone(config: Config, policy: Policy) -> torch.nn.Module:
+    """A transformer beside the policy's, trained whole in float32 or by LoRA.
+
+    Raises LabError if it reads other token ids than the policy writes.
+    """
+    name = critic_model_name(config)
+    tokenizer = load_tokenizer(name)
+    if tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise LabError(
+            f"critic_model {name!r} has another vocabulary than the policy {config.model!r}, but it must read the "
+            "same tokens. Choose a model of the policy's family."
+        )
+    rank = config.critic_lora_rank
+    whole = config.replace(dtype="float32", quantize=None)  # all of it is trained
+    options = base_options(whole if rank == 0 else config, policy.device)
+    backbone = _from_pretrained(AutoModel, name, policy.device, **options)
+    backbone.config.use_cache = False
+    if config.gradient_checkpointing:
+        recompute_activations(backbone)
+    return backbone if rank == 0 else add_lora(backbone, rank, 2.0 * rank, config.seed)
 
 
 def critic_model_name(config: Config) -> str:
@@ -107,7 +153,10 @@ def end_token_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) ->
         ids = getattr(source, "eos_token_id", None)
         found += [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
     if not found:
-        raise LabError("the model and its tokenizer name no end-of-sequence token: set tokenizer.eos_token.")
+        raise LabError(
+            "the model and its tokenizer name no end-of-sequence token, so no response could end. Set eos_token in the "
+            "tokenizer_config.json of a local copy to the token that its training texts end with."
+        )
     return tuple(dict.fromkeys(found))
 
 
@@ -133,19 +182,71 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` takes bfloat16 on a GPU that computes in it, else float32.
+    """The precision of that name; ``auto`` is the best that the device computes in."""
+    if name != "auto":
+        return getattr(torch, name)
+    return best_dtype(torch.cuda.get_device_capability(device) if device.type == "cuda" else None)
+
+
+def best_dtype(capability: tuple[int, int] | None) -> torch.dtype:
+    """bfloat16 from compute capability 8 on, float16 on an older GPU, float32 where there is no CUDA GPU (None).
 
     ``torch.cuda.is_bf16_supported()`` is true on older GPUs by emulation, so the compute capability decides.
     """
-    if name != "auto":
-        return getattr(torch, name)
-    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.bfloat16 if fast else torch.float32
+    if capability is None:
+        return torch.float32
+    return torch.bfloat16 if capability >= (8, 0) else torch.float16
 
 
-def _from_pretrained(kind: type, path: str, name: str, device=None, dtype=None):
-    """``kind.from_pretrained(path)``, where every way that can fail becomes one message with the remedy."""
-    settings = {} if dtype is None else {"dtype": dtype}
+def base_options(config: Config, device: torch.device) -> dict[str, Any]:
+    """How ``from_pretrained`` is to load the weights.  Raises LabError if a library that this needs is missing."""
+    dtype = choose_dtype(config.dtype, device)
+    options: dict[str, Any] = {"dtype": dtype}
+    if config.attention != "auto":
+        options["attn_implementation"] = config.attention
+    if config.quantize == "4bit":
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise LabError("quantize = '4bit' needs the bitsandbytes library: pip install bitsandbytes")
+        if device.type != "cuda":  # on a CPU bitsandbytes 0.50 packs weights anew in sampling, and loses gradients
+            raise LabError(f"quantize = '4bit' needs a CUDA GPU and the device is {device.type}: leave quantize out.")
+        # Multiplied in half precision in any case: sampling folds an adapter into float32 weights only.
+        half = torch.bfloat16 if dtype == torch.float32 else dtype
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=half,
+        )
+        options |= {"dtype": half, "quantization_config": settings, "device_map": {"": device}}
+    return options
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Gradient checkpointing in evaluation mode: each layer runs a second time in the backward pass.
+
+    Transformers does so in training mode only.  Here the layers alone are in that mode, and only while gradients are
+    recorded; what lies in them stays as it is, without dropout.  Sampling keeps its cache.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of its new name, which older versions do not have
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise LabError(
+            f"{model.name_or_path} has no gradient checkpointing: set gradient_checkpointing off."
+        ) from error
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    def switch(*_: Any) -> None:
+        for layer in layers:
+            layer.training = torch.is_grad_enabled()
+
+    model.base_model.register_forward_pre_hook(switch)
+
+
+def _from_pretrained(kind: type, name: str, device: torch.device | None = None, **options: Any) -> Any:
+    """``kind.from_pretrained``, where every way that can fail becomes one message with the remedy."""
+    path = model_path(name)
     choices = f"A model is one of {', '.join(embedded_models())}, a directory in the hub's format, or a name on the hub"
     if Path(path).is_dir():
         if not (Path(path) / "config.json").is_file():
@@ -157,14 +258,13 @@ def _from_pretrained(kind: type, path: str, name: str, device=None, dtype=None):
         access = hub_access(path, "model")
     try:
         with access, _quiet():
-            loaded = kind.from_pretrained(path, **settings)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise LabError(
-            f"cannot load model {name!r}: {reason} {choices} (which needs a network, and a login where the model is "
-            "gated)."
-        ) from error
-    return loaded if device is None else loaded.to(device)
+            loaded = kind.from_pretrained(path, **options)
+    except LabError as error:  # what the hub said
+        raise LabError(f"cannot load model {name!r}: {error}") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = first_line(error)
+        raise LabError(f"cannot load model {name!r}: {reason} {choices}.") from error
+    return loaded if device is None or "device_map" in options else loaded.to(device)
 
 
 @contextlib.contextmanager

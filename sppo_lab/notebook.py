@@ -30,7 +30,7 @@ def picture(figure: Figure, description: str) -> HTML:
 def image_html(figure: Figure, description: str, dpi: int = 100) -> str:
     """The figure as an HTML element, its pixels inside it and the description as its alternative text."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi)
+    figure.savefig(buffer, dpi=dpi, pil_kwargs={"compress_level": 1})  # a little larger, several times as fast
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{escape(description)}" src="data:image/png;base64,{encoded}" style="max-width: 100%">'
 

@@ -1,41 +1,93 @@
 """Taking a batch apart and stepping an optimizer: what the updates of policy and critic share."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sppo_lab.errors import NonFiniteError
-from sppo_lab.models import trainable_parameters
+from sppo_lab.memory import Result, within_memory
 from sppo_lab.rollout import Rollouts
 
 
 class Learner:
-    """The trainable weights of a module and their AdamW.  ``name`` is for messages: ``the policy``."""
+    """Weights, by name, and their AdamW.  ``name`` is for messages: ``the policy``.
 
-    def __init__(self, module: nn.Module, lr: float, max_grad_norm: float, name: str):
-        self.parameters = list(trainable_parameters(module).values())
+    ``part`` responses go through the model at a time, None for all; when the memory does not suffice it is halved.
+
+    With ``half``, where the loss comes through layers in float16, it is multiplied so that small gradients are not
+    rounded to 0, and the gradients are divided again before the step.  A gradient that is not finite is left out;
+    so many in a row raise NonFiniteError.
+    """
+
+    PATIENCE = 20  # updates in a row left out; a fresh loss scale takes up to 16 to find its size
+
+    def __init__(
+        self,
+        weights: Mapping[str, nn.Parameter],
+        lr: float,
+        max_grad_norm: float,
+        name: str,
+        half: bool = False,
+        part: int | None = None,
+    ):
+        self.parameters = list(weights.values())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=0.0)
-        self.max_grad_norm, self.name = max_grad_norm, name
+        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=half)
+        self.max_grad_norm, self.name, self.part = max_grad_norm, name, part
+        self.skipped = 0  # updates left out since the last one that was not
+
+    def within_memory(self, batch: Rollouts, attempt: Callable[[int], Result]) -> Result:
+        """``attempt(part)``, with half of it where the memory does not suffice, and then from now on."""
+        size = min(self.part or len(batch), len(batch))
+        result, fitted = within_memory(size, attempt, "micro_batch_size")
+        if fitted < size:
+            self.part = fitted
+        return result
 
     def backward(self, loss: Tensor) -> float:
         """Add the loss's gradient; returns the loss.  Raises NonFiniteError if it is not a number."""
-        self._require_finite(loss, "loss")
-        loss.backward()
+        if not math.isfinite(loss.item()):
+            raise NonFiniteError(f"{self.name}'s loss is {loss.item()}.")
+        self.scaler.scale(loss).backward()
         return loss.item()
 
-    def step(self) -> float:
-        """Clip the gradient, step, clear; returns the gradient's length before clipping."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        self._require_finite(norm, "gradient")
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return norm.item()
+    def gradients(self) -> list[Tensor]:
+        """The gradient of each weight as the loss has it, whatever the loss was multiplied by."""
+        return [weight.grad / self.scaler.get_scale() for weight in self.parameters]
 
-    def _require_finite(self, number: Tensor, what: str) -> None:
-        if not math.isfinite(number.item()):
-            raise NonFiniteError(f"{self.name}'s {what} is {number.item()}.")
+    def step(self) -> float | None:
+        """Clip the gradient, step, clear; returns its length before clipping, None where it was left out."""
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm).item()
+        finite = math.isfinite(norm)
+        if finite:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.skipped = 0 if finite else self.skipped + 1
+        if self.skipped >= self.PATIENCE:
+            raise NonFiniteError(f"{self.name}'s gradient was {norm} in {self.skipped} updates in a row.")
+        return norm if finite else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"adamw": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "skipped": self.skipped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["adamw"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.skipped = state["skipped"]
+
+
+def update_metrics(prefix: str, norms: list[float | None]) -> dict[str, float]:
+    """``PREFIX/grad_norm``, the mean over the updates that were made, and ``PREFIX/skipped_updates``, of the others."""
+    made = [norm for norm in norms if norm is not None]
+    return {
+        f"{prefix}/grad_norm": sum(made) / len(made) if made else 0.0,
+        f"{prefix}/skipped_updates": float(len(norms) - len(made)),
+    }
 
 
 def mini_batches(rollouts: Rollouts, count: int, generator: torch.Generator) -> Iterator[Rollouts]:
@@ -45,8 +97,8 @@ def mini_batches(rollouts: Rollouts, count: int, generator: torch.Generator) -> 
         yield rollouts.select(rows)
 
 
-def micro_batches(batch: Rollouts, size: int | None) -> Iterator[tuple[Rollouts, Tensor]]:
+def micro_batches(batch: Rollouts, size: int) -> Iterator[tuple[Rollouts, Tensor]]:
     """The batch in parts small enough for memory, each with the rows it came from."""
     rows = torch.arange(len(batch), device=batch.response_mask.device)
-    for part in rows.split(size or len(batch)):
+    for part in rows.split(size):
         yield batch.select(part), part

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from sppo_lab.colab import read_repository, with_badge, with_set_up, with_table_badges, write_repository
 from sppo_lab.errors import LabError
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -62,24 +63,37 @@ def _nbgrader(grade_id: str, **given) -> dict:
     return fields | {"grade_id": grade_id} | given
 
 
-def publish(folder: Path) -> list[Path]:
+def publish(folder: Path, repository: str | None = None) -> list[Path]:
     """Write the copies of every master under ``folder``, the notebooks directory; returns what was written.
 
-    Raises LabError where there is no master, or a solution is not closed.
+    ``repository``, OWNER/NAME on GitHub, is kept in the pyproject.toml beside ``folder``.  It goes into the set-up
+    cells, the badges of the students' copies and the README's table.  By default it is the one kept there.
+
+    Raises LabError where there is no master, a solution is not closed, or the repository's name is not one.
     """
     masters = sorted((folder / "masters").glob("*.ipynb"))
     if not masters:
         raise LabError(f"{folder / 'masters'} holds no notebooks: publish works in a checkout of the repository.")
+    root = folder.resolve().parent
+    if repository is not None:
+        write_repository(root, repository)
+    repository = read_repository(root)
     written = []
     for path in masters:
-        master = graded(nbformat.read(path, as_version=4))
-        copies = {path: master, folder / path.name: student_copy(master)}
+        master = with_set_up(graded(nbformat.read(path, as_version=4)), repository)
+        copies = {path: master, folder / path.name: with_badge(student_copy(master), path.name, repository)}
         if any(BEGIN in cell.source for cell in master.cells):
             copies[folder / "solutions" / path.name] = solution_copy(master)
         for target, notebook in copies.items():
             target.parent.mkdir(exist_ok=True)
             nbformat.write(stripped(notebook), target)
             written.append(target)
+    readme = root / "README.md"
+    if readme.exists():
+        text = readme.read_text(encoding="utf-8")
+        if (badged := with_table_badges(text, repository)) != text:
+            readme.write_text(badged, encoding="utf-8")
+            written.append(readme)
     return written
 
 

@@ -5,8 +5,10 @@
     DIR/metrics.jsonl           one row of numbers per step (metrics.METRICS says what each means)
     DIR/responses.jsonl         sampled responses with reward, value, advantage and token log-probabilities
     DIR/evaluation-before.json  and -after.json: right responses per test prompt
+    DIR/benchmarks.json         and .csv: the same for benchmarks, where evaluate --benchmarks was called
     DIR/gradient.json           noise of the policy gradient after training, where gradient_repeats asks for it
     DIR/summary.json            the run in a few numbers, once it is complete
+    DIR/tensorboard/            the metrics for TensorBoard, where the setting tracker asks for it
     DIR/checkpoints/step-N/     adapter (peft's format), critic, optimizers and random states
 
 Files appear complete or not at all.  A run killed between two checkpoints drops the rows after the last one
@@ -150,7 +152,7 @@ class Recorder:
 
     def checkpoint_steps(self) -> dict[int, Path]:
         """Step to checkpoint, oldest first."""
-        return {int(path.name.removeprefix("step-")): path for path in self.checkpoints()}
+        return {step_of(path): path for path in self.checkpoints()}
 
     def checkpoint_of(self, step: int | None = None) -> Path:
         """The newest checkpoint, or that of ``step``; LabError if there is none."""
@@ -201,9 +203,17 @@ def is_run(folder: Path) -> bool:
 
 def remove_run(folder: Path) -> None:
     """Delete what a run wrote, the mark last, and nothing else that lies there."""
-    for name in ("checkpoints", "failure"):
+    for name in ("checkpoints", "failure", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for pattern in (f"*{PARTIAL}", "evaluation-before.json", *AFTERWARDS, *ROWS, "figure.png", "versions.json"):
+    for pattern in (
+        f"*{PARTIAL}",
+        "evaluation-before.json",
+        "benchmarks.*",
+        *AFTERWARDS,
+        *ROWS,
+        "figure.png",
+        "versions.json",
+    ):
         for path in folder.glob(pattern):
             path.unlink()
     (folder / "config.json").unlink()
@@ -252,3 +262,8 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[library] = "not installed"
     return found
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step whose checkpoint the directory is, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))

@@ -1,22 +1,14 @@
 r"""Rewards for mathematical answers: 1.0 if the final answer of a response is right, else 0.0.
 
 The text that counts is cut out here; whether it means the same as the gold answer is decided by
-``math-verify`` in a process of its own (``reward_worker.py``), which is started on first use, kept, and
-replaced when a response makes it hang or crash.
+``math-verify`` in a process of its own (``reward_worker.py``, ``judge_process.py``).
 """
 
-import atexit
-import contextlib
-import json
-import os
 import re
-import subprocess
-import sys
-import threading
 from decimal import Decimal
 
 from sppo_lab.errors import LabError
-from sppo_lab.processes import child_environment
+from sppo_lab.judge_process import JudgeProcess
 
 TIMEOUT = 5.0  # seconds for one response; when they are over, it scores 0
 RESPONSE_LIMIT = 20_000  # characters read, from the end of a response
@@ -86,7 +78,7 @@ def _reward(response: str, gold: str, timeout: float) -> float:
     number, gold_number = _plain_number(answer), _plain_number(gold)
     if number is not None and gold_number is not None:
         return float(number == gold_number)  # nearly all of GSM8K: exact, and needs no judge
-    return float(_judge.ask(answer, gold, timeout))
+    return float(_judge.ask(answer, gold, timeout=timeout))
 
 
 def _plain_number(text: str) -> Decimal | None:
@@ -95,68 +87,8 @@ def _plain_number(text: str) -> Decimal | None:
     return Decimal(text.replace(",", "")) if _PLAIN_NUMBER.fullmatch(text) else None
 
 
-class _Judge:
-    """The judging process: started when first asked, restarted when it has ended."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()  # one question at a time, whichever thread asks
-
-    def ask(self, answer: str, gold: str, timeout: float) -> bool:
-        """Whether ``answer`` means ``gold``.  False if the process did not live to say so."""
-        with self._lock:
-            try:
-                if self._process is None or self._process.poll() is not None:
-                    self._start()
-                with contextlib.suppress(OSError):  # it has just died: the reply below is empty
-                    print(json.dumps([answer, gold, timeout]), file=self._process.stdin, flush=True)
-                reply = self._process.stdout.readline()
-            except BaseException:  # Ctrl-C: the reply still to come would be taken for the next one's
-                self.close()
-                raise
-            if not reply:  # out of time, memory or stack; its pipes close a moment before poll() can tell
-                self.close()
-            return reply == "1\n"
-
-    def _start(self) -> None:
-        self.close()
-        self._process = subprocess.Popen(
-            # A module by name, so that the user's own script or notebook is not run again.
-            [sys.executable, "-m", "sppo_lab.reward_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-            errors="replace",
-            env=child_environment(),
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-        greeting = self._process.stdout.readline().strip()
-        if greeting != "ready":
-            self.close()
-            raise LabError(
-                f"the judge of mathematical answers did not start: {greeting or 'it ended without a word'}. "
-                "It needs the math-verify library: pip install 'math-verify[antlr4_13_2]'"
-            )
-
-    def close(self) -> None:
-        """End the process, if there is one."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            with contextlib.suppress(OSError):  # a question that was never taken
-                process.stdin.close()
-
-    def leave_to_parent(self) -> None:
-        """Forget the process after a fork: it answers the parent alone, and ends when its input closes."""
-        process, self._process, self._lock = self._process, None, threading.Lock()
-        if process is not None:
-            process.stdin.close()
-
-
-_judge = _Judge()
-atexit.register(_judge.close)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_judge.leave_to_parent)
+_judge = JudgeProcess(
+    "sppo_lab.reward_worker",
+    "mathematical answers",
+    "It needs the math-verify library: pip install 'math-verify[antlr4_13_2]'",
+)

@@ -1,27 +1,20 @@
 r"""The process that decides whether two mathematical texts mean the same.
 
-``sppo_lab.reward`` starts it as ``python -m sppo_lab.reward_worker`` and writes one JSON line
-``[answer, gold, seconds]`` per question; the reply is ``1`` or ``0``.  It runs apart from the training
-process because a short text can ask for endless work (``9**9**9**9``), some of it in C code that no
-Python exception interrupts: here it costs one process and one reward, and nothing else.
+``sppo_lab.reward`` starts it as ``python -m sppo_lab.reward_worker`` and asks ``[answer, gold, seconds]``; the
+protocol is in ``judge_process.py``.  It runs apart from the training process because a short text can ask for
+endless work (``9**9**9**9``), some of it in C code that no Python exception interrupts: here it costs one process
+and one reward, and nothing else.
 
 Mathematics is read and compared by ``math-verify``.  Everything else in this file removes what surrounds
 the mathematics (``$``, ``\text{cm}``, "The answer is …") and refuses what only looks like an answer ("5 or
 6" where 5 was asked for).
 """
 
-import contextlib
-import faulthandler
-import json
-import logging
-import os
 import re
-import signal
-import sys
 from functools import lru_cache
 from typing import Any
 
-MEMORY_LIMIT = 2 * 1024**3  # bytes of address space; sympy alone takes about a tenth of it
+from sppo_lab.judge_process import serve
 
 # Notation that differs on the page and not in meaning.  Applied in this order.
 _SAME_NOTATION = [
@@ -221,38 +214,5 @@ def _is_false_sum(parsed: Any) -> bool:
     return not verify(parsed.lhs, parsed.rhs, timeout_seconds=None)
 
 
-def serve() -> None:
-    """Answer questions from standard input until it closes, which it does when the parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    replies, sys.stdout = sys.stdout, sys.stderr  # a library that prints must not forge a reply
-    logging.disable(logging.CRITICAL)
-    _limit_memory()
-    try:
-        import math_verify  # noqa: F401
-    except ImportError as error:
-        print(error, file=replies, flush=True)
-        return
-    print("ready", file=replies, flush=True)
-    with open(os.devnull, "w") as nowhere:
-        for line in sys.stdin:
-            answer, gold, seconds = json.loads(line)
-            # This watchdog is a C thread.  It ends the process whatever the interpreter is doing, even after
-            # the parent has died.
-            faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
-            try:
-                right = judge(answer, gold)
-            except Exception:  # a text that math-verify, sympy or the stack cannot take is no right answer
-                right = False
-            faulthandler.cancel_dump_traceback_later()
-            print(int(right), file=replies, flush=True)
-
-
-def _limit_memory() -> None:
-    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit, macOS may refuse
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-
-
 if __name__ == "__main__":
-    serve()
+    serve(judge, "math_verify")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -127,7 +128,8 @@ def position_ids(mask: Tensor) -> Tensor:
 def encode_prompts(policy: "Policy", prompts: list[str], max_new_tokens: int) -> tuple[Tensor, Tensor]:
     """Prompts as left-padded ids and mask, each (B, P); a model with a chat template gets it applied.
 
-    Raises LabError for an empty prompt, or one that leaves no room for ``max_new_tokens`` in the context.
+    Raises LabError for an empty prompt, one that leaves no room for ``max_new_tokens`` in the context, and a chat
+    template that does not take a user's turn alone.
     """
     for number, prompt in enumerate(prompts):
         if not prompt.strip():
@@ -135,7 +137,13 @@ def encode_prompts(policy: "Policy", prompts: list[str], max_new_tokens: int) ->
     tokenizer = policy.tokenizer
     if tokenizer.chat_template:
         turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        prompts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        try:
+            prompts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise LabError(
+                f"the chat template of {tokenizer.name_or_path} does not take a single user's turn ({error}). Choose "
+                "another model, or delete the template from a local copy of it: prompts then go in as they are."
+            ) from error
     rows = tokenizer(prompts, add_special_tokens=not tokenizer.chat_template)["input_ids"]
     width = max(map(len, rows))
     if width + max_new_tokens > policy.context:
@@ -255,7 +263,11 @@ def response_logprobs(
     mask = torch.cat([rollouts.prompt_mask, rollouts.response_mask], dim=1)
     width = rollouts.response_ids.shape[1]
     logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), logits_to_keep=width + 1
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position_ids(mask),
+        logits_to_keep=width + 1,
+        use_cache=False,
     ).logits[:, :-1]
     scores = torch.log_softmax(logits.float() / temperature, dim=-1)
     logprobs = scores.gather(2, rollouts.response_ids[..., None]).squeeze(2)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
 from sppo_lab.statistics import best_rates, bootstrap_mean
@@ -75,6 +76,7 @@ def strips(ax: Axes, summary: pd.DataFrame, names: list[str], column: str) -> No
             ax.plot([found.low, found.high], [row, row], color=color, linewidth=2)
     ax.set_yticks(rows, names)
     ax.set_ylim(-0.6, len(names) - 0.4)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.grid(axis="x", color=GREY, alpha=0.25)
 
 

@@ -13,11 +13,12 @@ from sppo_lab.loss import clipped_high, clipped_low
 Row = dict[str, Any]
 ABOVE, BELOW, HIGH = (0, 114, 178), (213, 94, 0), (230, 159, 0)  # blue, vermilion and orange of the figures
 STYLE = """<style>
-.lab-token {padding: 1px 2px; margin: 1px; border-radius: 2px; display: inline-block; white-space: pre; color: #000;
-  font-family: monospace; border: 1px solid #bbb}
-.lab-token:focus {outline: 2px solid #000}
-.lab-token:focus::after, .lab-token:hover::after {content: attr(data-number); font-size: 80%; font-weight: bold;
-  margin-left: 4px}
+.lab-tokens {line-height: 2.6; padding-bottom: 1em}
+.lab-token {position: relative; padding: 1px 2px; margin: 1px; border-radius: 2px; display: inline-block;
+  white-space: pre; color: #000; font-family: monospace; line-height: 1.3; border: 1px solid #bbb}
+.lab-token:focus {outline: 2px solid #0072B2}
+.lab-token:focus::after, .lab-token:hover::after {content: attr(data-number); position: absolute; top: 100%; left: 0;
+  z-index: 1; padding: 0 3px; background: #000; color: #fff; font-size: 85%}
 </style>"""
 
 
@@ -63,12 +64,11 @@ def response_html(row: Row, tokens: list[str], view: str, config: Config) -> str
     numbers = VIEWS[view].numbers(row, config)
     shades = shade(numbers, VIEWS[view].middle)
     boxes = "".join(
-        f'<span class="lab-token" tabindex="0" data-number="{number:.3f}" style="background: {color}" '
-        f'aria-label="{escape(token, quote=True)}, {view} {number:.3f}" title="{number:.4f}">{escape(visible(token))}'
-        "</span>"
+        f'<span class="lab-token" role="img" tabindex="0" data-number="{number:.3f}" style="background: {color}" '
+        f'aria-label="{escape(token, quote=True)}, {view} {number:.3f}">{escape(visible(token))}</span>'
         for token, number, color in zip(tokens, numbers, shades, strict=True)
     )
-    return f"{STYLE}<div>{escape(row['prompt'])} {boxes}</div>"
+    return f'{STYLE}<div class="lab-tokens">{escape(row["prompt"])} {boxes}</div>'
 
 
 def shade(numbers: list[float], middle: float | None) -> list[str]:

@@ -20,6 +20,7 @@ from sppo_lab.baseline import Baseline, BetaTracker, CriticBaseline, HiddenProbe
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
 from sppo_lab.loss import probability_ratio
+from sppo_lab.memory import within_memory
 from sppo_lab.metrics import batch_metrics
 from sppo_lab.models import load_critic, load_policy
 from sppo_lab.optimize import Learner, micro_batches
@@ -56,7 +57,11 @@ class Trainer:
         self.policy = load_policy(config)
         # Every prompt, now: one that is empty or too long must not stop the run hours later.
         encode_prompts(self.policy, [p.prompt for p in self.task.train + self.task.test], config.max_new_tokens)
-        self.learner = Learner(self.policy.model, config.lr, config.max_grad_norm, "the policy")
+        half = self.policy.model.dtype == torch.float16
+        self.learner = Learner(
+            self.policy.weights, config.lr, config.max_grad_norm, "the policy", half, config.micro_batch_size
+        )
+        self.sampled_at_once = config.sample_batch_size  # less where the memory does not suffice
         self.generator = torch.Generator(self.policy.device).manual_seed(config.seed)
         self.critic: Critic | None = None
         self.baseline = self.make_baseline()
@@ -167,18 +172,35 @@ class Trainer:
         return picked
 
     def sample(self, problems: list[Problem], **options: Any) -> Rollouts:
-        """Responses to each problem, counted."""
-        rollouts = sample(
+        """Responses to each problem, counted; several batches where ``sample_batch_size`` asks for them."""
+        prompts = [problem.prompt for problem in problems]
+        per_prompt = options.get("group_size", 1)
+        state = self.generator.get_state()
+
+        def attempt(size: int) -> Rollouts:
+            self.generator.set_state(state)
+            count = max(1, size // per_prompt)
+            parts = [prompts[start : start + count] for start in range(0, len(prompts), count)]
+            return Rollouts.join([self.sample_part(part, **options) for part in parts])
+
+        size = min(self.sampled_at_once, len(prompts) * per_prompt)
+        rollouts, fitted = within_memory(size, attempt, "sample_batch_size")
+        if fitted < size:
+            self.sampled_at_once = fitted
+        self.num_rollouts += len(rollouts)
+        self.num_tokens += int(rollouts.lengths.sum())
+        return rollouts
+
+    def sample_part(self, prompts: list[str], **options: Any) -> Rollouts:
+        """Responses to prompts that go through the model at once."""
+        return sample(
             self.policy,
-            [problem.prompt for problem in problems],
+            prompts,
             max_new_tokens=self.config.max_new_tokens,
             temperature=self.config.temperature,
             generator=self.generator,
             **options,
         )
-        self.num_rollouts += len(rollouts)
-        self.num_tokens += int(rollouts.lengths.sum())
-        return rollouts
 
     def judge(self, rollouts: Rollouts, problems: list[Problem]) -> Tensor:
         """R of each response, (B,)."""
@@ -216,13 +238,17 @@ class Trainer:
     @torch.no_grad()
     def score(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the response tokens as the policy stands, and entropies, each (B, T)."""
-        found = torch.zeros_like(rollouts.old_logprobs), torch.zeros_like(rollouts.old_logprobs)
-        for part, rows in micro_batches(rollouts, self.config.micro_batch_size):
-            for whole, scored in zip(
-                found, response_logprobs(self.policy.model, part, self.config.temperature), strict=True
-            ):
-                whole[rows, : scored.shape[1]] = scored
-        return found
+
+        def attempt(size: int) -> tuple[Tensor, Tensor]:
+            found = torch.zeros_like(rollouts.old_logprobs), torch.zeros_like(rollouts.old_logprobs)
+            for part, rows in micro_batches(rollouts, size):
+                for whole, scored in zip(
+                    found, response_logprobs(self.policy.model, part, self.config.temperature), strict=True
+                ):
+                    whole[rows, : scored.shape[1]] = scored
+            return found
+
+        return self.learner.within_memory(rollouts, attempt)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights that the next step depends on."""
@@ -232,7 +258,7 @@ class Trainer:
             "num_rollouts": self.num_rollouts,
             "num_tokens": self.num_tokens,
             "generator": self.generator.get_state(),
-            "optimizer": self.learner.optimizer.state_dict(),
+            "optimizer": self.learner.state_dict(),
             "baseline": self.baseline and self.baseline.state_dict(),
         }
 
@@ -241,7 +267,7 @@ class Trainer:
         for name in ("step", "num_prompts", "num_rollouts", "num_tokens"):
             setattr(self, name, state[name])
         self.generator.set_state(state["generator"].cpu())
-        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.learner.load_state_dict(state["optimizer"])
         if self.baseline is not None:
             self.baseline.load_state_dict(state["baseline"])
 

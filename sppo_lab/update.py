@@ -16,7 +16,7 @@ from sppo_lab.loss import (
     sequence_ratio,
 )
 from sppo_lab.models import Policy
-from sppo_lab.optimize import Learner, micro_batches, mini_batches
+from sppo_lab.optimize import Learner, micro_batches, mini_batches, update_metrics
 from sppo_lab.rollout import Rollouts, response_logprobs
 
 
@@ -25,30 +25,34 @@ def update_policy(
 ) -> dict[str, float]:
     """``epochs`` passes over the batch, one optimizer step per mini-batch.  Returns the metrics of the update."""
     sums: dict[str, float] = defaultdict(float)
-    updates = 0
+    norms = []
     for _ in range(config.epochs):
         for batch in mini_batches(rollouts, config.mini_batches, generator):
             for name, number in accumulate_gradient(policy, learner, batch, config).items():
                 sums[name] += number
-            sums["policy/grad_norm"] += learner.step()
-            updates += 1
-    means = {name: total / updates for name, total in sums.items()}
+            norms.append(learner.step())
+    means = {name: total / len(norms) for name, total in sums.items()} | update_metrics("policy", norms)
     return means | {"clip_ratio/region_mean": means["clip_ratio/low_mean"] + means["clip_ratio/high_mean"]}
 
 
 def accumulate_gradient(policy: Policy, learner: Learner, batch: Rollouts, config: Config) -> dict[str, float]:
-    """Add the gradient of the loss of a mini-batch, in micro-batches.  Returns its loss and what is measured of it."""
-    sums: dict[str, float] = defaultdict(float)
+    """The gradient of the loss of a mini-batch, in micro-batches.  Returns its loss and what is measured of it."""
     mask = loss_mask(batch, config)
     weights = TOKEN_WEIGHTS[config.aggregation](mask, config.max_new_tokens)
     shares = mask / mask.sum().clamp(min=1)  # for the metrics, which are means over tokens
-    for part, rows in micro_batches(batch, config.micro_batch_size):
-        width = part.response_mask.shape[1]
-        losses, measured = token_losses(policy, part, config)
-        sums["policy/loss"] += learner.backward((losses * weights[rows, :width]).sum())
-        for name, per_token in measured.items():
-            sums[name] += (per_token * shares[rows, :width]).sum().item()
-    return sums
+
+    def attempt(size: int) -> dict[str, float]:
+        learner.optimizer.zero_grad()
+        sums: dict[str, float] = defaultdict(float)
+        for part, rows in micro_batches(batch, size):
+            width = part.response_mask.shape[1]
+            losses, measured = token_losses(policy, part, config)
+            sums["policy/loss"] += learner.backward((losses * weights[rows, :width]).sum())
+            for name, per_token in measured.items():
+                sums[name] += (per_token * shares[rows, :width]).sum().item()
+        return sums
+
+    return learner.within_memory(batch, attempt)
 
 
 def loss_mask(batch: Rollouts, config: Config) -> Tensor:

@@ -1,14 +1,44 @@
 """The critics: SPPO's, which says one number per prompt, and PPO's, which says one before every token.
 
-Both are a transformer backbone (any causal LM without its output layer; it may be smaller than the policy) with a
-scalar head.  The head starts at zero, so an untrained critic says 0.5 where V is a probability, else 0.
+Both are a transformer backbone (any causal LM without its output layer; it may be smaller than the policy, or be the
+policy's own under a second adapter) with a scalar head.  The head starts at zero, so an untrained critic says 0.5 where
+V is a probability, else 0.
 """
 
+import contextlib
+from typing import Any
+
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
+from sppo_lab.lora import CRITIC, active_adapter, adapter_weights
 from sppo_lab.loss import bce_value_loss, clipped_value_loss, token_mean_weights
 from sppo_lab.rollout import Rollouts, position_ids
+
+
+class SharedBackbone(nn.Module):
+    """The policy's own transformer, read through the adapter ``critic``: a critic without a base of its own."""
+
+    def __init__(self, model: PeftModel):
+        super().__init__()
+        self.policy = (model,)  # in a tuple, so that its weights do not count as the critic's
+        self.config = model.get_base_model().config
+        self.adapter = nn.ParameterList(adapter_weights(model, CRITIC).values())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the shared layers; the adapter itself is kept in float32."""
+        return self.policy[0].dtype
+
+    def forward(self, **inputs: Any) -> Any:
+        """As the transformer without its output layer."""
+        with self.active():
+            return self.policy[0].get_base_model().base_model(**inputs)
+
+    def active(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the shared model runs with the critic's adapter."""
+        return active_adapter(self.policy[0], CRITIC)
 
 
 class Critic(nn.Module):
@@ -27,6 +57,10 @@ class Critic(nn.Module):
         return self.backbone(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask)).last_hidden_state.to(
             self.head.weight.dtype
         )
+
+    def in_use(self) -> contextlib.AbstractContextManager[None]:
+        """Where the critic's gradient is taken: a shared backbone must not go back to the policy before."""
+        return self.backbone.active() if isinstance(self.backbone, SharedBackbone) else contextlib.nullcontext()
 
     def prompt_output(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
         """The head at the last prompt token, (B,), from prompts (B, P) padded on either side."""

@@ -18,7 +18,6 @@ from sppo_lab.algorithms import at_equal_rollouts, get_algorithm
 from sppo_lab.checkpoint import load_weights
 from sppo_lab.errors import LabError
 from sppo_lab.evaluate import Evaluation
-from sppo_lab.experiment import evaluate_run
 from sppo_lab.recorder import Recorder
 from sppo_lab.rollout import Rollouts
 from sppo_lab.trainer import Trainer
@@ -80,12 +79,6 @@ def trainer_at(
         for _ in tqdm(range(warmup), desc=f"baseline of {algorithm}", unit="batch"):
             trainer.train_step()
     return trainer
-
-
-def split_along(folder: str | Path, samples: int = 16, prompts: int = 100) -> dict[int, Split]:
-    """Step to split, at every checkpoint that a run has kept: how noise and error change while the policy moves."""
-    steps = Recorder.open(folder).checkpoint_steps()
-    return {step: split_evaluation(evaluate_run(folder, samples, prompts, step)) for step in steps}
 
 
 @dataclass(frozen=True)

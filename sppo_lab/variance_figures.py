@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sppo_lab.bandit import Bandit, Estimator
-from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
+from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, keep_titles
 from sppo_lab.gradient import GradientNoise
 from sppo_lab.variance import Separation, Split
 
@@ -133,7 +133,8 @@ def split_figure(splits: dict[int, Split]) -> Figure:
 
 def separation_figure(found: dict[str, Separation]) -> Figure:
     """V(s_t) along right and wrong responses, and how well it tells them apart; label to its separation."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(10, 3.8))
+    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.13, top=0.92, wspace=0.2)
     left, right = figure.subplots(1, 2)
     for (label, one), color in zip(found.items(), (BLUE, VERMILION, GREEN, ORANGE), strict=False):
         left.plot(one.places, one.right, "-", color=color, marker="o", markersize=4, label=f"{label}, right")
@@ -145,6 +146,7 @@ def separation_figure(found: dict[str, Separation]) -> Figure:
     right.set(title="Right from wrong by V(s_t)", ylabel="AUC", ylim=(0.4, 1.02))
     for ax in (left, right):
         ax.set(xlabel="place in the response, share of its length", xlim=(0, 1))
-        ax.legend(frameon=False, fontsize=9)
+        ax.legend(frameon=False, fontsize=9, loc="lower right")
         ax.spines[["top", "right"]].set_visible(False)
+    keep_titles((left, right))
     return figure

@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from sppo_lab.assets import embedded_models
 from sppo_lab.config import Config
@@ -31,19 +43,23 @@ def random_models(tmp_path_factory) -> dict[str, str]:
     """Architecture to directory of a small causal LM with random weights and the embedded tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(embedded_models()["tiny"])
     common = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 1024,
+    }
     torch.manual_seed(0)
     built = {
-        "llama": LlamaForCausalLM(
-            LlamaConfig(
-                hidden_size=32,
-                intermediate_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=1024,
-                **common,
-            )
-        ),
+        "llama": LlamaForCausalLM(LlamaConfig(**sizes, **common)),
         "gpt2": GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=1024, **common)),
+        "qwen2": Qwen2ForCausalLM(Qwen2Config(**sizes, **common, num_key_value_heads=1, tie_word_embeddings=True)),
+        "gemma": GemmaForCausalLM(GemmaConfig(**sizes, **common, num_key_value_heads=1, head_dim=16)),
+        # Its first layer looks back no further than the window, shorter than a prompt here.
+        "gemma3": Gemma3ForCausalLM(
+            Gemma3TextConfig(**sizes, **common, num_key_value_heads=1, head_dim=16, sliding_window=8)
+        ),
     }
     tokenizer.model_max_length = 1024
     folders = {}

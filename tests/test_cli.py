@@ -218,7 +218,7 @@ def test_help_names_every_command_and_setting(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
-    assert all(name in printed for name in ("train", "demo", "evaluate", "show", "verify"))
+    assert all(name in printed for name in ("train", "demo", "evaluate", "show", "export", "verify"))
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     printed = " ".join(capsys.readouterr().out.split())

@@ -28,7 +28,7 @@ def test_every_field_is_documented():
         ("steps", 2.5, "steps = 2.5 is not of type int"),
         ("steps", True, "steps = True is not of type int"),
         ("epsilon", 1.5, "at most 1"),
-        ("dtype", "float8", "one of auto, float32, bfloat16"),
+        ("dtype", "float8", "one of auto, float32, bfloat16, float16"),
         ("algorithm", " ", "a non-empty text"),
         ("model", None, "model = None is not of type str"),
         ("group_size", 0, "at least 1"),

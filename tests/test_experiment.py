@@ -157,9 +157,12 @@ def test_a_second_ctrl_c_stops_at_once_and_keeps_the_last_checkpoint(whole, tmp_
     assert untimed(tmp_path / "run") == untimed(whole[0])
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_every_algorithm_is_recorded_stopped_and_resumed(tmp_path, algorithm):
-    config = Config(**SMALL | {"algorithm": algorithm, "steps": 3, "prompts_per_step": 4, "checkpoint_every": 1})
+@pytest.mark.parametrize(
+    ("algorithm", "critic"), [*((name, "model") for name in ALGORITHMS), ("sppo", "adapter"), ("ppo", "adapter")]
+)
+def test_every_algorithm_is_recorded_stopped_and_resumed(tmp_path, algorithm, critic):
+    few = {"steps": 3, "prompts_per_step": 4, "checkpoint_every": 1}
+    config = Config(**SMALL | few | {"algorithm": algorithm, "critic": critic})
     list(Experiment(config, tmp_path / "whole"))
     for record in Experiment(config, tmp_path / "stopped"):
         if record.step == 2:

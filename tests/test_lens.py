@@ -5,9 +5,9 @@ import pytest
 from sppo_lab.cli import main
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
-from sppo_lab.experiment import Experiment
+from sppo_lab.experiment import Experiment, evaluate_run
 from sppo_lab.lens import read_lens, record_lens
-from sppo_lab.variance import split_along
+from sppo_lab.variance import split_evaluation
 
 SMALL = {"steps": 2, "prompts_per_step": 8, "max_new_tokens": 24, "eval_prompts": 4, "eval_samples": 4}
 
@@ -25,7 +25,9 @@ def test_what_is_recorded_is_what_is_measured(runs, tmp_path):
     sizes = {"repeats": 3, "warmup": 1, "samples": 4, "prompts": 4, "responses": 40}
     record_lens(runs["sppo"], tmp_path, token_runs=[runs["ppo-bce"]], step=1, **sizes)
     lens = read_lens(tmp_path)
-    assert lens.splits == split_along(runs["sppo"], samples=4, prompts=4)
+    for step, split in lens.splits.items():
+        assert split == split_evaluation(evaluate_run(runs["sppo"], samples=4, prompts=4, step=step))
+    assert len(lens.splits) >= 2
     assert [noise.algorithm for noise in lens.noise] == list(lens.cosines) and len(lens.noise) == 8
     assert all(noise.rollouts == 8 and noise.repeats == 3 for noise in lens.noise)
     assert lens.note["gradients_at_step"] == 1 and lens.note["run"]["algorithm"] == "sppo"

@@ -79,6 +79,18 @@ def test_colab_needs_no_other_version_of_what_it_has():
     assert COLAB_PYTHON in SpecifierSet(PROJECT["requires-python"])
 
 
+def test_colab_lacks_only_what_the_set_up_cell_installs():
+    listed_elsewhere = {
+        "scipy",
+        "pandas",
+        "tqdm",
+        "safetensors",
+        "psutil",
+        "accelerate",
+    }  # on Colab too, in versions that no range excludes
+    assert set(ranges(PROJECT["dependencies"])) - set(COLAB) - listed_elsewhere == {"math-verify"}
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory):
     """The sdist and the wheel built from it, without the network."""

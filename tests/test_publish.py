@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -77,10 +78,9 @@ def test_a_folder_without_masters_gets_a_message(tmp_path):
 
 
 def test_what_is_committed_is_what_the_masters_say(tmp_path):
-    notebooks = Path(__file__).parents[1] / "notebooks"
-    (tmp_path / "masters").mkdir()
-    for master in (notebooks / "masters").glob("*.ipynb"):
-        (tmp_path / "masters" / master.name).write_bytes(master.read_bytes())
-    for path in publish(tmp_path):
-        committed = notebooks / path.relative_to(tmp_path)
+    root = Path(__file__).parents[1]
+    shutil.copy(root / "pyproject.toml", tmp_path)  # it names the repository
+    shutil.copytree(root / "notebooks" / "masters", tmp_path / "notebooks" / "masters")
+    for path in publish(tmp_path / "notebooks"):
+        committed = root / path.relative_to(tmp_path)
         assert committed.read_text() == path.read_text(), f"{committed} is old: python -m sppo_lab publish"

@@ -11,6 +11,7 @@ import pytest
 
 from sppo_lab import reward
 from sppo_lab.errors import LabError
+from sppo_lab.judge_process import JudgeProcess
 from sppo_lab.reward import final_answer, math_rewards
 from sppo_lab.tasks.maths import read_gsm8k, read_math
 
@@ -457,8 +458,8 @@ def test_forked_process_gets_a_worker_of_its_own(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems may refuse the limit")
 def test_memory_is_limited():
     code = (
-        "from sppo_lab.reward_worker import MEMORY_LIMIT, _limit_memory\n"
-        "_limit_memory()\n"
+        "from sppo_lab.judge_process import MEMORY_LIMIT, limit_memory\n"
+        "limit_memory()\n"
         "try:\n    bytearray(MEMORY_LIMIT)\nexcept MemoryError:\n    print('refused')\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -468,7 +469,7 @@ def test_memory_is_limited():
 def test_missing_library_is_named(tmp_path, monkeypatch):
     (tmp_path / "math_verify.py").write_text("raise ImportError('No module named math_verify')")
     monkeypatch.syspath_prepend(tmp_path)
-    judge = reward._Judge()
+    judge = JudgeProcess("sppo_lab.reward_worker", "answers", "pip install math-verify")
     with pytest.raises(LabError, match=r"No module named math_verify.*pip install"):
         judge.ask("x = 5", "5", timeout=5.0)
 

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -58,7 +60,7 @@ def test_sampling_and_scoring_give_the_same_logprobs(policy, rollouts):
     torch.testing.assert_close(scored, rollouts.old_logprobs, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2", "gemma", "gemma3"])
 def test_sampling_and_scoring_agree_on_other_architectures_and_temperatures(random_models, architecture):
     other = load_policy(Config(model=random_models[architecture]))
     got = sample(other, PROMPTS, max_new_tokens=12, temperature=0.6, group_size=3, generator=seeded())
@@ -68,7 +70,7 @@ def test_sampling_and_scoring_agree_on_other_architectures_and_temperatures(rand
     assert (unscaled - got.old_logprobs).abs().max() > 1e-2  # temperature belongs on both sides (trap 4)
 
 
-@pytest.mark.parametrize("name", ["tiny", "llama", "gpt2"])
+@pytest.mark.parametrize("name", ["tiny", "llama", "gpt2", "qwen2", "gemma", "gemma3"])
 def test_sampling_folds_a_trained_adapter_in_and_gives_the_base_weights_back(random_models, name):
     other = load_policy(Config(model=random_models.get(name, name)))
     for weight in trainable_parameters(other.model).values():
@@ -87,7 +89,7 @@ def test_sampling_folds_a_trained_adapter_in_and_gives_the_base_weights_back(ran
     assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
-@pytest.mark.parametrize("name", ["tiny", "gpt2"])
+@pytest.mark.parametrize("name", ["tiny", "gpt2", "qwen2", "gemma", "gemma3"])
 def test_left_padding_changes_nothing(random_models, name):
     """Trap 2: each row alone, without padding, has the log-probabilities that it has in the batch."""
     other, rollouts = padded(random_models.get(name, name))
@@ -182,6 +184,14 @@ def test_selecting_rows_trims_padding_and_keeps_content(rollouts):
 def test_an_empty_prompt_is_refused(policy):
     with pytest.raises(LabError, match="prompt 1 of the batch is empty"):
         sample(policy, ["1+1=", "  "], max_new_tokens=5)
+
+
+def test_a_chat_template_that_wants_more_than_a_user_is_named(policy):
+    tokenizer = copy.deepcopy(policy.tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('the first turn must be the system') }}"
+    chatty = type(policy)(policy.model, tokenizer, policy.stop_ids, policy.context, policy.pad_id)
+    with pytest.raises(LabError, match=r"does not take a single user's turn \(the first turn must be the system\)"):
+        encode_prompts(chatty, ["1+1="], 1)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(policy):

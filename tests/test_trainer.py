@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import importlib
 from types import SimpleNamespace
 
 import pytest
@@ -38,6 +39,17 @@ def test_a_step_moves_adapter_and_critic_and_leaves_the_base(algorithm, small_ta
         moved = [not torch.equal(w, critic_before[name]) for name, w in trainer.critic.named_parameters()]
         # Embeddings of tokens that no prompt holds stay, but every tensor holds some that moved.
         assert all(moved)
+
+
+@pytest.mark.parametrize("algorithm", ["sppo", "ppo"])
+def test_a_critic_on_the_policys_base_moves_and_leaves_that_base(algorithm, small_task):
+    trainer = Trainer(Config(algorithm=algorithm, critic="adapter", **SMALL), small_task)
+    before = weights_of(trainer.policy.model)
+    for _ in trainer:
+        pass
+    for name, weight in trainer.policy.model.named_parameters():
+        assert torch.equal(weight, before[name]) != ("lora_" in name), name
+    assert any(".critic." in name for name in before) and trainer.critic.head.weight.abs().sum() > 0
 
 
 def test_the_reference_policy_is_the_adapter_switched_off(small_task):
@@ -232,3 +244,68 @@ def test_state_dict_continues_in_another_trainer(small_task, algorithm):
     if whole.critic is not None:
         other.critic.load_state_dict(whole.critic.state_dict())
     assert [untimed(r.metrics) for r in other] == [untimed(r.metrics) for r in whole]
+
+
+def narrow(monkeypatch, place: str, most: int) -> None:
+    """A function that takes rows as its second argument runs out of memory with more than ``most`` of them."""
+    module, _, name = place.rpartition(".")
+    real = getattr(importlib.import_module(module), name)
+
+    def limited(first, rows, *rest, **options):
+        if len(rows) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(first, rows, *rest, **options)
+
+    monkeypatch.setattr(place, limited)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "place", "setting"),
+    [
+        ("sppo", "sppo_lab.update.token_losses", "micro_batch_size"),
+        ("grpo", "sppo_lab.trainer.response_logprobs", "micro_batch_size"),
+        ("grpo", "sppo_lab.trainer.sample", "sample_batch_size"),
+    ],
+)
+def test_out_of_memory_halves_the_batch_and_loses_nothing(small_task, monkeypatch, algorithm, place, setting):
+    config = Config(algorithm=algorithm, **SMALL | {"prompts_per_step": 4})
+    calm = untimed(Trainer(config, small_task).train_step().metrics)
+    if setting == "sample_batch_size":  # another batch draws other random numbers
+        calm = untimed(Trainer(config.replace(sample_batch_size=8), small_task).train_step().metrics)
+    narrow(monkeypatch, place, 1)
+    with pytest.warns(UserWarning, match=f"out of memory: going on with {setting} = "):
+        narrowed = untimed(Trainer(config, small_task).train_step().metrics)
+    assert narrowed == pytest.approx(calm, rel=1e-4, abs=1e-6)
+
+
+def test_out_of_memory_in_the_critic_halves_its_batch_alone(small_task, monkeypatch):
+    trainer = Trainer(Config(**SMALL | {"steps": 1}), small_task)
+    trainer.critic.register_forward_pre_hook(lambda _, inputs: too_many(inputs[0], 2))
+    with pytest.warns(UserWarning, match="micro_batch_size = 2 instead of 4"):
+        metrics = trainer.train_step().metrics
+    assert trainer.baseline.learner.part == 2 and trainer.learner.part is None
+    whole = Trainer(Config(**SMALL | {"steps": 1}), small_task).train_step().metrics
+    assert metrics["value/loss"] == pytest.approx(whole["value/loss"], rel=1e-5)
+
+
+def too_many(batch, most: int) -> None:
+    if len(batch) > most:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_one_response_at_a_time_that_does_not_fit_is_an_error_with_the_remedy(small_task, monkeypatch):
+    narrow(monkeypatch, "sppo_lab.update.token_losses", 0)
+    trainer = Trainer(Config(**SMALL), small_task)
+    with (
+        pytest.warns(UserWarning, match="out of memory"),
+        pytest.raises(LabError, match="one response at a time: lower max_new_tokens"),
+    ):
+        trainer.train_step()
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(small_task, monkeypatch):
+    monkeypatch.setattr(
+        "sppo_lab.update.token_losses", lambda *_: (_ for _ in ()).throw(RuntimeError("something else"))
+    )
+    with pytest.raises(RuntimeError, match="something else"):
+        Trainer(Config(**SMALL), small_task).train_step()

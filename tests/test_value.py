@@ -5,8 +5,9 @@ import torch
 
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
-from sppo_lab.models import load_critic, trainable_parameters
+from sppo_lab.models import Policy, load_critic, load_policy, trainable_parameters
 from sppo_lab.rollout import encode_prompts, sample
+from sppo_lab.value import Critic
 
 PROMPTS = ["7+5-3=", "1+1=", "9-4+2-1+8-3-3+5="]
 
@@ -102,3 +103,81 @@ def test_a_critic_with_lora_trains_the_adapter_and_the_head_only(policy):
     names = list(trainable_parameters(critic))
     assert {"head.weight", "head.bias"} < set(names)
     assert all("lora_" in name or name.startswith("head.") for name in names)
+
+
+@pytest.fixture
+def sharing() -> tuple[Policy, Critic]:
+    """A policy whose base also carries the critic's adapter, both away from their zero starts."""
+    config = Config(critic="adapter")
+    policy = load_policy(config)
+    critic = load_critic(config, policy)
+    for weight in [*policy.weights.values(), *trainable_parameters(critic).values()]:
+        torch.nn.init.normal_(weight, std=0.1)
+    return policy, critic
+
+
+def test_a_shared_base_gives_the_critic_its_own_adapter_and_nothing_else(sharing):
+    policy, critic = sharing
+    own, theirs = set(map(id, policy.weights.values())), set(map(id, critic.parameters()))
+    assert not own & theirs and own | theirs <= set(map(id, [*policy.model.parameters(), *critic.parameters()]))
+    assert {weight.shape for weight in critic.parameters()} == {
+        *(weight.shape for weight in policy.weights.values()),
+        critic.head.weight.shape,
+        critic.head.bias.shape,
+    }
+    assert len(own) == len(theirs) - 2
+    assert all(weight.requires_grad for weight in [*policy.weights.values(), *critic.parameters()])
+
+
+def test_a_shared_base_serves_policy_and_critic_without_mixing_them(sharing):
+    """Each output depends on its own adapter alone, and each gradient reaches its own adapter alone."""
+    policy, critic = sharing
+    ids, mask = encode_prompts(policy, PROMPTS, 1)
+
+    def logits():
+        return policy.model(input_ids=ids, attention_mask=mask).logits
+
+    said, judged = logits(), critic.prompt_output(ids, mask)
+    critic.prompt_output(ids, mask).sum().backward()
+    assert all(weight.grad is not None for weight in critic.parameters())
+    assert all(weight.grad is None for weight in policy.weights.values())
+    critic.zero_grad()
+    logits().sum().backward()
+    assert all(weight.grad is not None for weight in policy.weights.values())
+    assert all(weight.grad is None for weight in critic.backbone.parameters())
+    with torch.no_grad():
+        for weight in critic.backbone.parameters():
+            weight.mul_(2)
+    torch.testing.assert_close(logits(), said)
+    assert not torch.allclose(critic.prompt_output(ids, mask), judged)
+
+
+def test_a_shared_base_equals_the_base_before_any_update():
+    config = Config(critic="adapter")
+    policy = load_policy(config)
+    shared, own = load_critic(config, policy), load_critic(Config(), policy)
+    ids, mask = encode_prompts(policy, PROMPTS, 1)
+    torch.testing.assert_close(shared.hidden(ids, mask), own.hidden(ids, mask))
+
+
+def test_checkpointed_layers_give_a_shared_critic_the_same_gradient():
+    """They run again during the backward pass, which must find the critic's adapter still active."""
+    found = []
+    for checkpointing in (False, True):
+        config = Config(critic="adapter", gradient_checkpointing=checkpointing)
+        policy = load_policy(config)
+        critic = load_critic(config, policy)
+        torch.manual_seed(0)
+        for weight in [*policy.weights.values(), *critic.parameters()]:
+            torch.nn.init.normal_(weight, std=0.1)
+        with critic.in_use():
+            critic.prompt_output(*encode_prompts(policy, PROMPTS, 1)).sum().backward()
+        found.append([weight.grad for weight in critic.parameters()])
+    for plain, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+@pytest.mark.parametrize("settings", [{"critic_model": "tiny-small"}, {"algorithm": "sppo-small-critic"}])
+def test_a_shared_base_excludes_another_backbone(settings, policy):
+    with pytest.raises(LabError, match="policy's own base"):
+        load_critic(Config(critic="adapter", **settings), policy)

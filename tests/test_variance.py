@@ -9,7 +9,6 @@ from sppo_lab.experiment import Experiment
 from sppo_lab.models import trainable_parameters
 from sppo_lab.variance import (
     separation_by_position,
-    split_along,
     split_evaluation,
     split_second_moment,
     trainer_at,
@@ -70,5 +69,3 @@ def test_other_algorithms_at_the_policy_of_a_run(tmp_path):
     found = trainable_parameters(trainer.policy.model)
     assert all(torch.equal(weight, reference[name]) for name, weight in found.items())
     assert trainer.critic.head.weight.abs().sum() > 0
-    splits = split_along(run, samples=2, prompts=4)
-    assert list(splits) == [1, 2] and all(0 <= split.noise <= 0.5 for split in splits.values())

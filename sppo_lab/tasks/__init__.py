@@ -1,26 +1,17 @@
 """Tasks: problems, prompts and the verifier that judges a response."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 from sppo_lab.errors import LabError
 from sppo_lab.reward import final_answer, math_rewards
-from sppo_lab.tasks.base import Problem, RewardFunction, Task
+from sppo_lab.tasks.base import Problem, RewardFunction, Task, TaskKind
+from sppo_lab.tasks.benchmarks import BENCHMARKS, read_benchmark
 from sppo_lab.tasks.chain_sum import STEP_MARK, after_mark, chain_sum_rewards, read_chain_sum
 from sppo_lab.tasks.maths import read_gsm8k, read_math
+from sppo_lab.tasks.own import own_kind
+from sppo_lab.tasks.reasoning_gym import PREFIX, gym_task
 
 __all__ = ["TASKS", "Problem", "RewardFunction", "Task", "TaskKind", "get_task_kind", "load_task"]
-
-
-@dataclass(frozen=True)
-class TaskKind:
-    """How the problems of one task are read and its responses judged."""
-
-    read: Callable[..., list[Problem]]  # (path=None, split="train"): a file, or the task's own problems
-    rewards: RewardFunction
-    final: Callable[[str], str]  # the part of a response that is judged
-    rule: str  # what that part is, in words
-    step_mark: str = "\n"  # what ends a reasoning step
 
 
 MATH_RULE = r"the last \boxed{…} of a response, else what follows its last ####, else its last line"
@@ -30,7 +21,7 @@ TASKS = {
     ),
     "gsm8k": TaskKind(read_gsm8k, math_rewards, final_answer, MATH_RULE),
     "math": TaskKind(read_math, math_rewards, final_answer, MATH_RULE),
-}
+} | {name: TaskKind(partial(read_benchmark, name), math_rewards, final_answer, MATH_RULE) for name in BENCHMARKS}
 
 
 def load_task(name: str, data: str | None = None, test_data: str | None = None) -> Task:
@@ -52,7 +43,14 @@ def load_task(name: str, data: str | None = None, test_data: str | None = None) 
 
 
 def get_task_kind(name: str) -> TaskKind:
-    """The task of that name, without its problems; an unknown one raises LabError."""
+    """The task of that name, without its problems; an unknown one raises LabError.
+
+    ``reasoning-gym:NAME`` is one of that library's, ``path/to/file.py`` the user's own.
+    """
+    if name.startswith(PREFIX):
+        return gym_task(name).kind()
+    if name.endswith(".py"):
+        return own_kind(name)
     if name not in TASKS:
-        raise LabError(f"unknown task {name!r}: choose one of {', '.join(TASKS)}.")
+        raise LabError(f"unknown task {name!r}: choose one of {', '.join(TASKS)}, {PREFIX}NAME, or a file of your own.")
     return TASKS[name]

@@ -26,3 +26,14 @@ class Task:
     test: list[Problem]
     rewards: RewardFunction
     step_mark: str = "\n"  # what ends a reasoning step
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """How the problems of one task are read and its responses judged."""
+
+    read: Callable[..., list[Problem]]  # (path=None, split="train"): a file, or the task's own problems
+    rewards: RewardFunction
+    final: Callable[[str], str]  # the part of a response that is judged
+    rule: str  # what that part is, in words
+    step_mark: str = "\n"  # what ends a reasoning step

@@ -42,7 +42,8 @@ def read_jsonl(path: str | Path, required: tuple[str, ...]) -> list[Row]:
 def require_text(row: Row, required: Iterable[str]) -> None:
     """Raise LabError unless ``row`` has text under each ``required`` key.  Blank text is text."""
     if not isinstance(row.fields, dict):
-        raise LabError(f"{row.where}: expected an object with the keys {_listed(required)}, found {row.fields!r:.80}.")
+        keys = f" with the keys {_listed(required)}" if required else ""
+        raise LabError(f"{row.where}: expected an object{keys}, found {row.fields!r:.80}.")
     for key in required:
         if key not in row.fields:
             raise LabError(
@@ -69,7 +70,8 @@ def _checked(path: Path, records: Iterable[Row], required: tuple[str, ...]) -> l
         require_text(row, required)
         rows.append(row)
     if not rows:
-        raise LabError(f"{path}: the file holds no records. Expected records with the keys {_listed(required)}.")
+        expected = f" Expected records with the keys {_listed(required)}." if required else " Expected at least one."
+        raise LabError(f"{path}: the file holds no records.{expected}")
     return rows
 
 

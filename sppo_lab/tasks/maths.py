@@ -37,7 +37,7 @@ def read_gsm8k(path: str | Path | None = None, split: str = "train") -> list[Pro
     Raises LabError, naming file and line, for anything that is not such a problem.
     """
     keys = ("question", "answer")
-    rows = read_rows(path, keys) if path else _hub_rows(GSM8K_HUB, "main", _known(split), keys)
+    rows = read_rows(path, keys) if path else hub_rows(GSM8K_HUB, "main", _known(split), keys)
     return [_gsm8k_problem(row) for row in rows]
 
 
@@ -51,10 +51,10 @@ def read_math(path: str | Path | None = None, split: str = "train") -> list[Prob
     if path:
         rows = read_rows(path, keys)
     elif _known(split) == "test":
-        rows = _hub_rows(MATH_TEST_HUB, None, "test", keys)
+        rows = hub_rows(MATH_TEST_HUB, None, "test", keys)
     else:
-        rows = [row for subject in MATH_SUBJECTS for row in _hub_rows(MATH_TRAIN_HUB, subject, "train", keys)]
-    return [_math_problem(row) for row in rows]
+        rows = [row for subject in MATH_SUBJECTS for row in hub_rows(MATH_TRAIN_HUB, subject, "train", keys)]
+    return [math_problem(row) for row in rows]
 
 
 def _gsm8k_problem(row: Row) -> Problem:
@@ -68,7 +68,9 @@ def _gsm8k_problem(row: Row) -> Problem:
     return Problem(GSM8K_PROMPT.format(question=row.fields["question"].strip()), answer.strip())
 
 
-def _math_problem(row: Row) -> Problem:
+def math_problem(row: Row) -> Problem:
+    """A row in one of MATH's formats as a problem; LabError if it is in neither."""
+    require_text(row, ("problem",))
     require_filled(row, "problem")
     return Problem(MATH_PROMPT.format(question=row.fields["problem"].strip()), _math_answer(row))
 
@@ -94,12 +96,15 @@ def _known(split: str) -> str:
     return split
 
 
-def _hub_rows(name: str, subset: str | None, split: str, required: tuple[str, ...]) -> list[Row]:
+def hub_rows(name: str, subset: str | None, split: str, required: tuple[str, ...]) -> list[Row]:
+    """Rows of a data set on the hub, each with text under the ``required`` keys; LabError with the remedy if not."""
     try:
         from datasets import load_dataset
 
         with hub_access(name, "dataset"):
             records = load_dataset(name, subset, split=split)
+    except LabError:  # the hub's own story is told already
+        raise
     except Exception as error:  # no network, no such name, no room, no library: one remedy for all
         reason = (str(error).splitlines() or [""])[0]
         raise LabError(

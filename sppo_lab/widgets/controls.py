@@ -4,6 +4,7 @@ A slider has no accessible name in the browser, so each stands beside a labelled
 """
 
 from collections.abc import Callable, Mapping
+from html import escape
 from typing import Any
 
 import ipywidgets as widgets
@@ -30,7 +31,9 @@ def number(label: str, value: float, low: float, high: float, step: float, sente
         value=value, min=low, max=high, step=step, readout=False, continuous_update=False, layout={"width": "11em"}
     )
     traitlets.link((field, "value"), (slider, "value"))
-    return _named(widgets.HBox([field, slider]), field, f"{sentence} From {low:g} to {high:g}.".strip())
+    row = _row(field, slider)
+    row.sentence = sentence
+    return _explained(row, f"{sentence} From {low:g} to {high:g}.".strip())
 
 
 def choice(label: str, options: Any, value: Any, sentence: str = "") -> widgets.HBox:
@@ -42,21 +45,44 @@ def choice(label: str, options: Any, value: Any, sentence: str = "") -> widgets.
         style={"description_width": LABEL_WIDTH},
         layout={"width": "22em"},
     )
-    return _named(widgets.HBox([field]), field, sentence)
+    return _explained(_row(field), sentence)
 
 
 def switch(label: str, value: bool, sentence: str = "") -> widgets.HBox:
     """A labelled checkbox."""
     field = widgets.Checkbox(value=value, description=label, indent=False, layout={"width": "22em"})
-    return _named(widgets.HBox([field]), field, sentence)
+    return _explained(_row(field), sentence)
 
 
-def _named(row: widgets.HBox, field: widgets.Widget, sentence: str) -> widgets.HBox:
-    """The row, which knows its field; the sentence is shown when the mouse rests on it."""
-    name = "tooltip" if hasattr(field, "tooltip") else "description_tooltip"  # ipywidgets 8 and 7
-    setattr(field, name, sentence)
-    row.field = field
+def _row(field: widgets.Widget, *others: widgets.Widget) -> widgets.HBox:
+    """The parts of a control side by side, with room for its sentence; the row knows its field."""
+    note = widgets.HTML(layout={"flex": "1 1 20em"})
+    row = widgets.HBox([field, *others, note], layout={"flex_flow": "row wrap"})
+    row.field, row.note = field, note
     return row
+
+
+def _explained(row: widgets.HBox, sentence: str) -> widgets.HBox:
+    """The row with its sentence: beside the field for everyone to read, and as the field's tooltip."""
+    look = "display: block; line-height: 1.3; padding-top: 5px; color: var(--jp-ui-font-color2, #616161)"
+    row.note.value = f'<small style="{look}">{escape(sentence)}</small>'
+    name = "tooltip" if hasattr(row.field, "tooltip") else "description_tooltip"  # ipywidgets 8 and 7
+    setattr(row.field, name, sentence)
+    return row
+
+
+def raise_to(row: widgets.HBox, high: float) -> None:
+    """Move the upper end of a number's range."""
+    for part in row.children[:2]:
+        part.max = high
+    _explained(row, f"{row.sentence} From {row.field.min:g} to {high:g}.".strip())
+
+
+def tagged(box: widgets.Box, title: str, controls: Mapping[str, widgets.HBox]) -> widgets.Box:
+    """The box of a dashboard with CSS classes on itself and its controls: ``lab-clip-explorer``, ``lab-dual-clip``."""
+    for name, row in {title: box, **controls}.items():
+        row.add_class("lab-" + name.lower().replace("_", "-").replace(" ", "-"))
+    return box
 
 
 def value_of(row: widgets.HBox) -> Any:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sppo_lab.critic_figures import regression_figure, reliability_figure
 from sppo_lab.evaluate import critic_quality
-from sppo_lab.explorer_figures import explorer_figure
+from sppo_lab.explorer_figures import VariancePanels, silent_share
 from sppo_lab.lens import Lens
 from sppo_lab.loss_figures import clip_figure
 from sppo_lab.variance_figures import separation_figure
@@ -25,18 +25,15 @@ def variance_explorer(measured: pd.DataFrame | None = None) -> Explorer:
         "length": number("tokens T", 16, 1, 40, 1, "Length of a response of which every token must be right."),
     }
 
-    def draw(**values: float) -> Figure:
-        return explorer_figure(**values, measured=measured)
-
     def describe(solve_rate: float, group_size: int, error: float, **_: float) -> str:
-        silent = solve_rate**group_size + (1 - solve_rate) ** group_size
+        silent = silent_share(solve_rate, group_size)
         coin = solve_rate * (1 - solve_rate)
         return (
             f"At p = {solve_rate:g} a group of {group_size} has no signal in {silent:.1%} of the cases; of E[A^2] = "
             f"{coin + error**2:.3f} the critic's error is {error**2 / (coin + error**2):.0%}."
         )
 
-    return Explorer("Variance explorer", controls, draw, describe)
+    return Explorer("Variance explorer", controls, VariancePanels(measured).show, describe)
 
 
 def clip_explorer(ratios: Tensor | None = None, advantages: Tensor | None = None) -> Explorer:
@@ -66,7 +63,7 @@ def critic_view(lens: Lens) -> Explorer:
     steps = [int(step) for step in lens.prompts["step"].unique()]
     views = ["reliability", "V against pass rate"] + (["tail effect"] if lens.separation else [])
     controls = {
-        "step": choice("training step", steps, steps[-1], "Checkpoint of the recorded run."),
+        "step": choice("training step", steps, steps[-1], "Checkpoint of the recorded run of sppo."),
         "view": choice("view", views, views[0], "The tail effect is that of the runs of ppo, at their end."),
         "bins": number("bins", 8, 4, 16, 1, "Of the reliability diagram."),
     }
@@ -82,6 +79,9 @@ def critic_view(lens: Lens) -> Explorer:
         return reliability_figure(values, rates, bins) if view == "reliability" else regression_figure(values, rates)
 
     def describe(step: int, view: str, bins: int) -> str:
+        if view == "tail effect":
+            areas = [f"{name} {one.areas[0]:.2f} to {one.areas[-1]:.2f}" for name, one in lens.separation.items()]
+            return f"At the end of its run, AUC from the first to the last tenth of a response: {', '.join(areas)}."
         found = critic_quality(*(column.to_numpy() for column in at(step)))
         pearson = "none, V is a constant" if found["pearson"] is None else f"{found['pearson']:.2f}"
         return f"Step {step}: Pearson {pearson}, mean squared error {found['squared_error']:.3f}."

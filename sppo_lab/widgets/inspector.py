@@ -9,7 +9,7 @@ from sppo_lab.errors import LabError
 from sppo_lab.models import load_tokenizer
 from sppo_lab.recorder import Recorder
 from sppo_lab.token_views import Row, response_html, response_sentence, usable_views
-from sppo_lab.widgets.controls import choice, number, on_change, values_of
+from sppo_lab.widgets.controls import choice, number, on_change, raise_to, tagged, values_of
 from sppo_lab.widgets.view import Frame, problem
 
 
@@ -31,7 +31,11 @@ class Inspector(Frame):
             description="Read again", tooltip="take in the steps since", layout={"width": "8em"}
         )
         self.again.on_click(lambda _: self.read())
-        self.box = widgets.VBox([*self.controls.values(), self.again, self.words, self.response])
+        self.again.add_class("lab-again")
+        self.words.add_class("lab-words")
+        self.response.add_class("lab-response")
+        box = widgets.VBox([*self.controls.values(), self.again, self.words, self.response])
+        self.box = tagged(box, "inspector", self.controls)
         on_change(self.controls, self.redraw)
         self.redraw()
 
@@ -51,8 +55,7 @@ class Inspector(Frame):
         except LabError as error:
             self.response.value = problem(error)
             return
-        for part in self.controls["step"].children:
-            part.max = max(self.rows)
+        raise_to(self.controls["step"], max(self.rows))
         self.controls["step"].field.value = max(self.rows)
 
     def redraw(self) -> None:

@@ -15,13 +15,13 @@ import pandas as pd
 from sppo_lab.algorithms import ALGORITHMS
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
-from sppo_lab.figures import comparison_figure
+from sppo_lab.figures import Comparison
 from sppo_lab.notebook import image_html
 from sppo_lab.processes import peak_memory_mb
 from sppo_lab.trainer import StepRecord
-from sppo_lab.widgets.controls import choice, number, on_change, values_of
+from sppo_lab.widgets.controls import choice, number, on_change, tagged, values_of
 from sppo_lab.widgets.view import DPI, Frame, problem
-from sppo_lab.widgets.worker import State, Worker
+from sppo_lab.widgets.worker import ENDED, State, Worker
 
 CURVES = ["reward", "completions/mean_length", "advantage/variance"]
 PERIOD = 0.4  # seconds between two pictures, at least
@@ -53,6 +53,7 @@ class Training(Frame):
         self.controls = training_controls(self.config)
         self.worker = Worker(folder, self.show_state, self.show_step, self.show_progress)
         self.runs: dict[str, list[dict[str, float]]] = {}  # directory's name to metrics, the latest run last
+        self.curves = Comparison(CURVES)
         self.drawn = 0.0  # when the last picture was made
         self.build()
         self.show_state("ready")
@@ -71,10 +72,16 @@ class Training(Frame):
         self.overlay = widgets.Checkbox(value=True, description="draw the run before it as well", indent=False)
         self.progress = widgets.IntProgress(layout={"width": "12em"})
         self.status, self.picture, self.responses, self.command = (widgets.HTML() for _ in range(4))
-        self.status.add_class("lab-status")
         bar = widgets.HBox([*self.buttons.values(), self.progress])
-        shown = [self.overlay, self.status, self.picture, self.responses, self.command]
-        self.box = widgets.VBox([*self.controls.values(), bar, *shown])
+        shown = {
+            "overlay": self.overlay,
+            "status": self.status,
+            "picture": self.picture,
+            "responses": self.responses,
+            "command": self.command,
+        }
+        box = widgets.VBox([*self.controls.values(), bar, *shown.values()])
+        self.box = tagged(box, "training", self.controls | shown)
         on_change(self.controls, self.show_command)
         self.overlay.observe(lambda change: self.draw(), names="value")
 
@@ -86,13 +93,15 @@ class Training(Frame):
 
     def resume(self) -> None:
         """Go on with the run that pauses, or from disk with the one that was stopped."""
-        if self.worker.is_running():
+        if self.worker.state == "paused":
             self.worker.go_on()
         else:
             self.worker.start(None)
 
     def run(self, resume: bool = False) -> None:
         """Train in the cell.  Interrupting it (■) is Stop: everything is saved, ``run(resume=True)`` goes on."""
+        if self.worker.state not in ENDED:
+            raise LabError("a run is under way: stop it first.")
         self.worker.train(None if resume else self.chosen())
         self.worker.wait()
 
@@ -148,7 +157,7 @@ class Training(Frame):
             last = list(self.runs.values())[-1][-1]
             words = ", ".join(f"{name} {last[name]:.2f}" for name in CURVES)
             sentence = f"Curves of {' and '.join(shown)}; latest: {words}"
-            self.picture.value = image_html(comparison_figure(shown, CURVES), sentence, DPI)
+            self.picture.value = image_html(self.curves.show(shown), sentence, DPI)
         self.drawn = time.monotonic()
 
     def show_command(self) -> None:
@@ -165,7 +174,8 @@ class Training(Frame):
 
 def training_controls(config: Config) -> dict[str, widgets.HBox]:
     """A control for each setting that a lesson changes, with the sentence of Config."""
-    sentence = {name: field.metadata["help"] for name, field in Config.__dataclass_fields__.items()}
+    helps = {name: field.metadata["help"] for name, field in Config.__dataclass_fields__.items()}
+    sentence = {name: f"{text[0].upper()}{text[1:]}." for name, text in helps.items()}
 
     def rate(name: str, label: str) -> widgets.HBox:
         known = sorted({*RATES, getattr(config, name)})
@@ -175,7 +185,7 @@ def training_controls(config: Config) -> dict[str, widgets.HBox]:
         return number(name.replace("_", " "), getattr(config, name), low, high, step, sentence[name])
 
     return {
-        "algorithm": choice("algorithm", list(ALGORITHMS), config.algorithm, "row of the algorithm table"),
+        "algorithm": choice("algorithm", list(ALGORITHMS), config.algorithm, "Row of the table of algorithms."),
         "seed": setting("seed", 0, 99, 1),
         "steps": setting("steps", 1, 1000, 1),
         "prompts_per_step": setting("prompts_per_step", 8, 256, 8),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sppo_lab.errors import LabError
 from sppo_lab.notebook import image_html
-from sppo_lab.widgets.controls import on_change, values_of
+from sppo_lab.widgets.controls import on_change, tagged, values_of
 
 DPI = 80  # of pictures that are redrawn
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -48,11 +48,12 @@ class Explorer(Frame):
         describe: Callable[..., str],
     ):
         self.controls, self.draw, self.describe = dict(controls), draw, describe
-        self.picture = widgets.HTML()
-        self.words = widgets.HTML()
+        self.picture, self.words = widgets.HTML(), widgets.HTML()
+        self.picture.add_class("lab-picture")
+        self.words.add_class("lab-words")
         heading = widgets.HTML(f"<b>{escape(title)}</b>")
         rows = widgets.VBox(list(self.controls.values()))
-        self.box = widgets.VBox([heading, rows, self.words, self.picture])
+        self.box = tagged(widgets.VBox([heading, rows, self.words, self.picture]), title, self.controls)
         on_change(self.controls, self.redraw)
         self.redraw()
 

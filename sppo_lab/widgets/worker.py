@@ -15,6 +15,7 @@ from sppo_lab.experiment import Experiment
 from sppo_lab.trainer import StepRecord
 
 State = Literal["ready", "loading", "training", "pausing", "paused", "stopping", "stopped", "done", "failed"]
+ENDED = ("ready", "stopped", "done", "failed")  # nothing is under way
 
 
 class Worker:
@@ -41,9 +42,13 @@ class Worker:
 
     def start(self, config: Config | None) -> None:
         """Run in a thread: a new run of ``config``, or with None the one that was stopped.  Ignored while one runs."""
-        if not self.is_running():
-            self.thread = threading.Thread(target=self.train, args=(config,), daemon=True)
-            self.thread.start()
+        if self.state not in ENDED:
+            return
+        if self.thread is not None:
+            self.thread.join()  # it may still be drawing the end of its run
+        self.change("loading")  # from here on, so that a second click is ignored
+        self.thread = threading.Thread(target=self.train, args=(config,), daemon=True)
+        self.thread.start()
 
     def pause(self) -> None:
         """Hold after the step under way."""
@@ -67,9 +72,6 @@ class Worker:
             self.thread.join()
         if self.error is not None:
             raise self.error
-
-    def is_running(self) -> bool:
-        return self.thread is not None and self.thread.is_alive()
 
     def change(self, state: State) -> None:
         self.state = state

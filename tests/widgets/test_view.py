@@ -1,6 +1,3 @@
-import gc
-
-import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
@@ -45,11 +42,3 @@ def test_where_there_are_no_widgets_the_picture_is_shown(explorer):
     bundle = explorer._repr_mimebundle_()
     assert bundle[WIDGET_VIEW]["model_id"] == explorer.box.model_id
     assert "<img" in bundle["text/html"] and "the solve rate is 0.50" in bundle["text/html"]
-
-
-def test_redrawing_keeps_no_figures(explorer):
-    for i in range(60):
-        explorer.controls["p"].field.value = 0.2 + 0.01 * (i % 50)
-    gc.collect()
-    assert not plt.get_fignums()
-    assert sum(type(item) is Figure for item in gc.get_objects()) <= 1

@@ -1,0 +1,146 @@
+"""What a run will need, before it: memory and seconds per step, from a rehearsal of the real loop with few layers.
+
+A step costs the same for every layer of a transformer, and something for what is outside of its layers.  So two steps
+are run with random weights and 1 layer, and again with 3, and the cost of L layers lies on the line through both.
+Only the model's configuration and tokenizer are read, not its weights.  Every response runs to ``max_new_tokens``: no
+run costs more.
+"""
+
+import dataclasses
+import tempfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM
+
+from sppo_lab.algorithms import get_algorithm
+from sppo_lab.config import Config
+from sppo_lab.models import critic_model_name, load_model_config, load_tokenizer
+from sppo_lab.processes import peak_memory_mb
+from sppo_lab.trainer import Trainer
+
+FEW = 3  # layers of the larger rehearsal; the smaller one has 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step costs."""
+
+    memory_mb: float  # at the peak, in MiB: of the GPU where there is one, else of the process
+    sample_seconds: float  # sampling and judging
+    update_seconds: float  # the updates of critic and policy
+
+    @property
+    def seconds(self) -> float:
+        return self.sample_seconds + self.update_seconds
+
+    def plus(self, other: "Cost", times: float) -> "Cost":
+        """This cost and ``times`` the other."""
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Cost(*(mine + times * theirs for mine, theirs in pairs))
+
+
+def predict(config: Config, progress: Callable[..., Any] = tqdm) -> Cost:
+    """The cost of a step of this configuration on this machine, every response at its longest."""
+    models = models_of(config)
+    depths = {field: load_model_config(name).num_hidden_layers for field, name in models.items()}
+    rehearsals: list[dict[str, int]] = [dict.fromkeys(models, 1)]
+    rehearsals += [rehearsals[0] | {field: min(FEW, depth)} for field, depth in depths.items() if depth > 1]
+    with tempfile.TemporaryDirectory(prefix="sppo-lab-") as folder:
+        costs = []
+        for layers in progress(rehearsals, desc="rehearsing", unit="rehearsal"):
+            names = {field: shrunken(models[field], count, Path(folder)) for field, count in layers.items()}
+            costs.append(measure(config.replace(**names)))
+    total, *deeper = costs
+    for cost, layers in zip(deeper, rehearsals[1:], strict=True):
+        field, few = next((field, count) for field, count in layers.items() if count > 1)
+        total = total.plus(cost.plus(costs[0], -1), (depths[field] - 1) / (few - 1))
+    return total
+
+
+def models_of(config: Config) -> dict[str, str]:
+    """The models a run loads, by setting; a critic that starts as a copy of the policy is not one more."""
+    models = {"model": config.model}
+    has_critic = get_algorithm(config.algorithm).has_critic
+    if has_critic and config.critic == "model" and critic_model_name(config) != config.model:
+        models["critic_model"] = critic_model_name(config)
+    return models
+
+
+def shrunken(name: str, layers: int, folder: Path) -> str:
+    """A model of that architecture with ``layers`` layers and random weights, in a directory; returns its path."""
+    path = folder / f"{zlib.crc32(name.encode()):08x}-{layers}"
+    if not path.exists():
+        config = load_model_config(name)
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):  # of models whose layers differ, the first ones
+            config.layer_types = config.layer_types[:layers]
+        AutoModelForCausalLM.from_config(config).save_pretrained(path)
+        load_tokenizer(name).save_pretrained(path)
+    return str(path)
+
+
+def measure(config: Config) -> Cost:
+    """What a step really costs, in a process of its own, so that its peak memory is that of nothing else."""
+    # A fork server has imported the libraries once and for all; Windows has none.
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        return executor.submit(rehearse, config).result()
+
+
+def rehearse(config: Config) -> Cost:
+    """Run two steps; the cost of the second, when everything is warm.  No response ends before its limit."""
+    trainer = Trainer(config.replace(filter_groups=False))  # random models get no reward, and all would be replaced
+    trainer.policy = dataclasses.replace(trainer.policy, stop_ids=(-1,))
+    trainer.train_step()
+    times = trainer.train_step().metrics
+    return Cost(peak_memory_mb(), times["step_time"] - times["time/update"], times["time/update"])
+
+
+def available_memory_mb(device: torch.device) -> float:
+    """Memory that can be had now, in MiB: of the GPU where it is one, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2**20
+    return psutil.virtual_memory().available / 2**20
+
+
+def budget_report(config: Config, predicted: Cost, measured: Cost | None, free: float) -> str:
+    """Predicted and, where there is one, measured cost of a step in sentences."""
+    filled = get_algorithm(config.algorithm).fill(config)
+    responses = filled.prompts_per_step * filled.group_size
+    minutes = predicted.seconds * config.steps / 60
+    duration = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+    lines = [
+        f"{config.algorithm} on {config.model}, {responses} responses of {config.max_new_tokens} tokens per step:",
+        f"{'':>22}{'predicted':>12}" + (f"{'measured':>12}{'ratio':>8}" if measured else ""),
+    ]
+    for label, name, form in (
+        ("peak memory, MiB", "memory_mb", ".0f"),
+        ("sampling, seconds", "sample_seconds", ".2f"),
+        ("updates, seconds", "update_seconds", ".2f"),
+        ("a step, seconds", "seconds", ".2f"),
+    ):
+        guess = getattr(predicted, name)
+        line = f"{label:>22}{guess:>12{form}}"
+        if measured:
+            real = getattr(measured, name)
+            line += f"{real:>12{form}}{guess / real:>8.2f}"
+        lines.append(line)
+    lines.append(
+        f"{config.steps} steps take at most {duration}, without the evaluations. Responses that end sooner cost less."
+    )
+    if predicted.memory_mb > free:
+        lines.append(
+            f"That is more than the {free:.0f} MiB that are free: lower micro_batch_size or sample_batch_size, or "
+            "let the critic share the policy's base (--critic adapter)."
+        )
+    return "\n".join(lines)
