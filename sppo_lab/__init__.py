@@ -4,4 +4,4 @@ SPPO (Sequence-Level PPO, arXiv 2604.08865) and the algorithms it is compared wi
 tasks, rollout, reward, value, advantage, loss, algorithms, trainer, recorder, evaluate, experiment, figures.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

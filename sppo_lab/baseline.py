@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from sppo_lab.config import Config
 from sppo_lab.models import Policy, trainable_parameters
 from sppo_lab.optimize import Learner, micro_batches, mini_batches, update_metrics
+from sppo_lab.parallel import add_up
 from sppo_lab.rollout import Rollouts, position_ids
-from sppo_lab.value import Critic
+from sppo_lab.value import Critic, TokenCritic
 
 
 class Baseline(Protocol):
@@ -42,16 +42,16 @@ class CriticBaseline:
 
     def values(self, batch: Rollouts) -> Tensor:
         def attempt(size: int) -> Tensor:
-            found = []
-            for part, _ in micro_batches(batch, size):
+            found = torch.zeros_like(batch.old_logprobs)  # a critic of prompts fills the first column alone
+            for part, rows in micro_batches(batch, size):
                 value = self.critic.as_value(self.critic(part))
-                if value.dim() == 2:  # a part may be narrower than the batch
-                    value = pad(value * part.response_mask, (0, batch.response_mask.shape[1] - value.shape[1]))
-                found.append(value)
-            return torch.cat(found)
+                value = value * part.response_mask if value.dim() == 2 else value[:, None]
+                found[rows, : value.shape[1]] = value
+            return found
 
         with torch.no_grad():
-            return self.learner.within_memory(batch, attempt)
+            found = add_up(self.learner.within_memory(batch, attempt))
+        return found if isinstance(self.critic, TokenCritic) else found[:, 0]
 
     def update(self, batch: Rollouts) -> dict[str, float]:
         total, norms = 0.0, []
@@ -61,20 +61,16 @@ class CriticBaseline:
         return {"value/loss": total} | update_metrics("value", norms)
 
     def accumulate_gradient(self, batch: Rollouts) -> float:
-        """The gradient of the loss of a mini-batch, in micro-batches.  Returns its loss."""
+        """The gradient of the loss of a mini-batch.  Returns its loss."""
         weights = self.critic.weights(batch)
 
-        def attempt(size: int) -> float:
-            self.learner.optimizer.zero_grad()
-            loss = 0.0
-            for part, rows in micro_batches(batch, size):
-                with self.critic.in_use():
-                    losses = self.critic.losses(part)
-                    share = weights[rows] if losses.dim() == 1 else weights[rows, : losses.shape[1]]
-                    loss += self.learner.backward((losses * share).sum())
-            return loss
+        def loss_of(part: Rollouts, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+            losses = self.critic.losses(part)
+            counts = weights[rows] if losses.dim() == 1 else weights[rows, : losses.shape[1]]
+            return (losses * counts).sum(), {}
 
-        return self.learner.within_memory(batch, attempt)
+        with self.critic.in_use():
+            return self.learner.accumulate(batch, loss_of)["loss"]
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.learner.state_dict()}
@@ -122,8 +118,7 @@ class HiddenProbe:
     BATCHES = 8  # how many earlier batches the fit uses
     RIDGE = 10.0
 
-    def __init__(self, group_size: int):
-        self.group_size = group_size
+    def __init__(self):
         self.seen: list[tuple[Tensor, Tensor]] = []  # features (B, F) of the others, and scores (B,)
 
     def values(self, batch: Rollouts) -> Tensor:
@@ -134,23 +129,24 @@ class HiddenProbe:
         x = (features - center) / spread
         ridge = self.RIDGE * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         weights = torch.linalg.solve(x.T @ x + ridge, x.T @ (scores - mean))
-        found = mean + (self.others(batch.features).double() - center) / spread @ weights
+        found = mean + (batch.features.double() - center) / spread @ weights
         return found.clamp(0, 1).to(batch.scores)
 
     def update(self, batch: Rollouts) -> dict[str, float]:
-        self.seen = [*self.seen, (self.others(batch.features), batch.scores)][-self.BATCHES :]
+        self.seen = [*self.seen, (batch.features, batch.scores)][-self.BATCHES :]
         return {}
-
-    def others(self, features: Tensor) -> Tensor:
-        """Mean features of the other responses to the same prompt, (B, F)."""
-        groups = features.view(-1, self.group_size, features.shape[1])
-        return ((groups.sum(1, keepdim=True) - groups) / (self.group_size - 1)).flatten(0, 1)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": self.seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seen = [tuple(pair) for pair in state["seen"]]
+
+
+def of_the_others(features: Tensor, group_size: int) -> Tensor:
+    """Mean features of the other responses to the same prompt, (B, F) to (B, F)."""
+    groups = features.view(-1, group_size, features.shape[1])
+    return ((groups.sum(1, keepdim=True) - groups) / (group_size - 1)).flatten(0, 1)
 
 
 @torch.no_grad()

@@ -10,9 +10,7 @@ import dataclasses
 import tempfile
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from sppo_lab.algorithms import get_algorithm
 from sppo_lab.config import Config
 from sppo_lab.models import critic_model_name, load_model_config, load_tokenizer
-from sppo_lab.processes import peak_memory_mb
+from sppo_lab.processes import in_own_process, peak_memory_mb
 from sppo_lab.trainer import Trainer
 
 FEW = 3  # layers of the larger rehearsal; the smaller one has 1
@@ -89,12 +87,8 @@ def shrunken(name: str, layers: int, folder: Path) -> str:
 
 
 def measure(config: Config) -> Cost:
-    """What a step really costs, in a process of its own, so that its peak memory is that of nothing else."""
-    # A fork server has imported the libraries once and for all; Windows has none.
-    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, mp_context=context) as executor:
-        return executor.submit(rehearse, config).result()
+    """What a step really costs, in a process of its own."""
+    return in_own_process(rehearse, config, preload=[__name__])
 
 
 def rehearse(config: Config) -> Cost:

@@ -1,15 +1,18 @@
 """The command line: ``python -m sppo_lab COMMAND``."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sppo_lab import __version__
 from sppo_lab.commands import (
+    run_bench_command,
     run_budget,
     run_evaluate,
     run_export,
@@ -36,16 +39,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         options.parser.error(f"there is no option {unknown[0]}")
     try:
-        result = options.run(options)
+        with one_voice(options.command):
+            result = options.run(options)
+            if options.json:
+                print(json.dumps(result))
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nInterrupted.{resume_hint(options)}", file=sys.stderr)
         return 130
-    if options.json:
-        print(json.dumps(result))
     return 0
+
+
+@contextlib.contextmanager
+def one_voice(command: str) -> Iterator[None]:
+    """Where ``accelerate launch`` started several processes, only the first of them speaks.
+
+    LabError for a command that would be done as often as there are processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command != "train":
+        raise LabError(f"accelerate launch runs train on several processes; start {command} without it.")
+    if int(os.environ.get("RANK", "0")) == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
 
 
 class Parser(argparse.ArgumentParser):
@@ -161,6 +180,22 @@ def build_parser() -> argparse.ArgumentParser:
     push.add_argument("--step", type=int, metavar="N", help="checkpoint of this step (default: the newest)")
     push.add_argument("--private", action="store_true", help="make a new repository private")
     push.add_argument("--dry-run", metavar="DIR", help="write the folder there and upload nothing")
+
+    bench = add_command(commands, "bench", run_bench_command, "measure the loop's speed and memory beside TRL's")
+    bench.add_argument("--model", default="tiny", metavar="NAME", help="as in train (default: %(default)s)")
+    bench.add_argument(
+        "--responses", nargs="+", type=int, default=[64], metavar="N", help="responses per batch (default: 64)"
+    )
+    bench.add_argument(
+        "--lengths",
+        nargs="+",
+        default=["ragged"],
+        metavar="N",
+        help="tokens that every response has; ragged: as the model ends them (the default)",
+    )
+    bench.add_argument("--batches", type=int, default=8, metavar="N", help="measured each time (default: %(default)s)")
+    bench.add_argument("--repeats", type=int, default=3, metavar="N", help="default: %(default)s")
+    bench.add_argument("--out", metavar="DIR", help="where the table and the picture go (default: nowhere)")
 
     publish = add_command(commands, "publish", run_publish, "write the notebooks' copies from their masters")
     publish.add_argument("--notebooks", default="notebooks", metavar="DIR", help="default: %(default)s")

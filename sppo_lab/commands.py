@@ -269,6 +269,24 @@ def run_push(options: argparse.Namespace) -> dict[str, Any]:
     return {"repo": options.repo, "uploaded": not options.dry_run, "place": place}
 
 
+def run_bench_command(options: argparse.Namespace) -> dict[str, Any]:
+    from sppo_lab.bench.compare import cells, ratio_table, run_bench, save_bench
+    from sppo_lab.storage import writing
+
+    if options.repeats < 1 or options.batches < 1:
+        raise LabError("--repeats and --batches must be 1 or more.")
+    rows = run_bench(cells(options.model, options.responses, options.lengths, options.batches), options.repeats)
+    ratios = ratio_table(rows)
+    if not options.json:
+        speeds = ["tokens_per_second", "responses_per_second", "memory_mb"]
+        print(rows.groupby(["cell", "contestant"], sort=False)[speeds].median().round(1).to_string(), end="\n\n")
+        print(ratios.round(2).to_string(index=False))
+    if options.out is not None:
+        with writing(options.out):
+            save_bench(options.out, rows, ratios)
+    return {"ratios": ratios.to_dict("records")}
+
+
 def run_publish(options: argparse.Namespace) -> dict[str, Any]:
     from sppo_lab.publish import publish
     from sppo_lab.storage import writing

@@ -11,6 +11,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from sppo_lab.models import Policy
+from sppo_lab.parallel import judge
 from sppo_lab.rollout import encode_prompts, sample
 from sppo_lab.tasks import Problem, RewardFunction
 from sppo_lab.value import Critic
@@ -109,10 +110,10 @@ def evaluate(
                 generator=generator,
             )
             answers = [problem.answer for problem in batch for _ in range(samples)]
-            right = np.array(rewards(drawn.texts, answers)).reshape(len(batch), samples)
+            right = np.array(judge(rewards, drawn.texts, answers)).reshape(len(batch), samples)
             solved += (right > 0.5).sum(1).tolist()
             best = sample(policy, prompts, max_new_tokens=max_new_tokens, greedy=True)
-            greedy += [int(r > 0.5) for r in rewards(best.texts, [problem.answer for problem in batch])]
+            greedy += [int(r > 0.5) for r in judge(rewards, best.texts, [problem.answer for problem in batch])]
             lengths += int(drawn.lengths.sum())
             truncated += int(drawn.truncated.sum())
             if critic is not None:

@@ -9,6 +9,7 @@ Stop whenever you like: what has been done is saved, and ``resume=True`` goes on
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sppo_lab.errors import LabError, NonFiniteError
 from sppo_lab.evaluate import EVALUATION_SEED, Evaluation, evaluate
 from sppo_lab.figures import run_figure
 from sppo_lab.gradient import gradient_noise, sample_gradients
+from sppo_lab.parallel import anywhere, is_main, main_only, wait
 from sppo_lab.processes import finishing, peak_memory_mb
 from sppo_lab.recorder import Recorder
 from sppo_lab.storage import writing
@@ -55,9 +57,10 @@ class Experiment:
                 Recorder.refuse_if_taken(out, overwrite)
                 config = config or Config()
         self.config = config
-        self.progress = progress
-        self.tracker = make_tracker(config, out)
+        self.progress = progress if is_main() else partial(progress, disable=True)
+        self.tracker = make_tracker(config, out) if is_main() else None
         self.trainer = Trainer(config)  # before anything is written, so that a mistake leaves nothing behind
+        wait()
         with writing(out):
             if resume:
                 self.recorder.restore(self.trainer)
@@ -96,7 +99,7 @@ class Experiment:
                     length=f"{record.metrics['completions/mean_length']:.0f}",
                     refresh=False,
                 )
-                if interrupted:
+                if anywhere(bool(interrupted)):
                     raise KeyboardInterrupt
                 yield record
         except NonFiniteError as error:
@@ -115,16 +118,16 @@ class Experiment:
             recorder.save_gradient(gradient_noise(sampled))
         self.save_figure()
         recorder.save_summary(self.summary())
+        wait()
 
     def evaluate(self, label: str) -> Evaluation:
         """The policy as it stands, on the test problems."""
         return evaluate_trainer(self.trainer, label=label, progress=self.progress)
 
-    def save_figure(self) -> Path:
+    @main_only
+    def save_figure(self) -> None:
         """Draw the run as it stands: DIR/figure.png."""
-        path = self.recorder.folder / "figure.png"
-        run_figure(self.recorder).savefig(path, dpi=120)
-        return path
+        run_figure(self.recorder).savefig(self.recorder.folder / "figure.png", dpi=120)
 
     def summary(self) -> dict[str, Any]:
         """The run in a few numbers; those of the evaluations are None until it has ended."""

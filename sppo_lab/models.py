@@ -29,6 +29,7 @@ from sppo_lab.config import Config
 from sppo_lab.errors import LabError, first_line
 from sppo_lab.hub import hub_access
 from sppo_lab.lora import CRITIC, POLICY, adapter_weights, add_lora
+from sppo_lab.parallel import local_device
 from sppo_lab.value import Critic, PromptCritic, SharedBackbone, TokenCritic
 
 SMALL_SIBLING = {"tiny": "tiny-small"}  # the backbone of sppo-small-critic, where the lab ships one
@@ -174,11 +175,11 @@ def choose_device(name: str) -> torch.device:
     """``auto`` takes CUDA, then Apple's MPS, then the CPU; a device that is not there raises LabError."""
     found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if found[kind]))
+        return local_device(next(kind for kind in ("cuda", "mps", "cpu") if found[kind]))
     if not found.get(name.split(":")[0], False):
         here = ", ".join(kind for kind, there in found.items() if there)
         raise LabError(f"device {name!r} is not available: this machine has {here}. Use auto to take the best.")
-    return torch.device(name)
+    return local_device(name)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -1,6 +1,7 @@
 """Taking a batch apart and stepping an optimizer: what the updates of policy and critic share."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from sppo_lab.errors import NonFiniteError
 from sppo_lab.memory import Result, within_memory
+from sppo_lab.parallel import add_up_gradients, add_up_numbers, share
 from sppo_lab.rollout import Rollouts
 
 
@@ -54,6 +56,29 @@ class Learner:
         self.scaler.scale(loss).backward()
         return loss.item()
 
+    def accumulate(
+        self, batch: Rollouts, loss_of: Callable[[Rollouts, Tensor], tuple[Tensor, dict[str, float]]]
+    ) -> dict[str, float]:
+        """The gradient of a loss that is a sum over responses, in as many parts as the memory asks for.
+
+        ``loss_of(part, rows)`` is the share of those rows of the batch in it, and in what is measured.  Returns the
+        sums over all parts and processes; ``loss`` is the loss's.
+        """
+
+        def attempt(size: int) -> dict[str, float]:
+            self.optimizer.zero_grad()
+            sums: dict[str, float] = defaultdict(float)
+            for part, rows in micro_batches(batch, size):
+                loss, measured = loss_of(part, rows)
+                sums["loss"] += self.backward(loss)
+                for name, number in measured.items():
+                    sums[name] += number
+            return sums
+
+        sums = add_up_numbers(self.within_memory(batch, attempt))
+        add_up_gradients(self.parameters)
+        return sums
+
     def gradients(self) -> list[Tensor]:
         """The gradient of each weight as the loss has it, whatever the loss was multiplied by."""
         return [weight.grad / self.scaler.get_scale() for weight in self.parameters]
@@ -98,7 +123,8 @@ def mini_batches(rollouts: Rollouts, count: int, generator: torch.Generator) -> 
 
 
 def micro_batches(batch: Rollouts, size: int) -> Iterator[tuple[Rollouts, Tensor]]:
-    """The batch in parts small enough for memory, each with the rows it came from."""
-    rows = torch.arange(len(batch), device=batch.response_mask.device)
+    """This process's share of the batch in parts small enough for memory, each with the rows it came from."""
+    rows = torch.tensor(share(len(batch)), dtype=torch.long, device=batch.response_mask.device)
     for part in rows.split(size):
-        yield batch.select(part), part
+        if len(part):
+            yield batch.select(part), part

@@ -30,6 +30,7 @@ from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.evaluate import Evaluation
 from sppo_lab.gradient import GradientNoise
+from sppo_lab.parallel import is_main, main_only
 from sppo_lab.storage import PARTIAL, append_rows, read_json, read_rows, sync, write_json, write_rows
 from sppo_lab.trainer import StepRecord, Trainer
 
@@ -48,15 +49,19 @@ class Recorder:
     @classmethod
     def create(cls, folder: str | Path, config: Config, overwrite: bool = False) -> "Recorder":
         """A new run in an absent or empty directory; ``overwrite`` replaces an existing run, never other files."""
-        folder = Path(folder)
-        cls.refuse_if_taken(folder, overwrite)
-        if is_run(folder):
-            remove_run(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        recorder = cls(folder, config)
-        recorder.save_config()
-        write_json(folder / "versions.json", versions())
+        recorder = cls(Path(folder), config)
+        recorder.begin(overwrite)
         return recorder
+
+    @main_only
+    def begin(self, overwrite: bool) -> None:
+        """Take the directory, in place of the run that may be there."""
+        self.refuse_if_taken(self.folder, overwrite)
+        if is_run(self.folder):
+            remove_run(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.save_config()
+        write_json(self.folder / "versions.json", versions())
 
     @classmethod
     def open(cls, folder: str | Path) -> "Recorder":
@@ -95,9 +100,11 @@ class Recorder:
         for name in AFTERWARDS:
             (self.folder / name).unlink(missing_ok=True)
 
+    @main_only
     def save_config(self) -> None:
         write_json(self.folder / "config.json", {"sppo_lab_run": FORMAT, "config": self.config.to_dict()})
 
+    @main_only
     def write_step(self, record: StepRecord) -> None:
         """Append the step's metrics and some of its responses."""
         append_rows(self.folder / "responses.jsonl", response_rows(record, self.config.save_responses))
@@ -111,6 +118,7 @@ class Recorder:
         """The saved responses of all steps."""
         return read_rows(self.folder / "responses.jsonl")
 
+    @main_only
     def save_evaluation(self, when: str, evaluation: Evaluation) -> None:
         """``when`` is ``before`` or ``after``."""
         write_json(self.folder / f"evaluation-{when}.json", evaluation.to_dict() | {"report": evaluation.report()})
@@ -126,6 +134,7 @@ class Recorder:
         except KeyError as error:
             raise LabError(f"{path} is damaged: {error} is missing. Delete it and go on with --resume.") from None
 
+    @main_only
     def save_gradient(self, noise: GradientNoise) -> None:
         write_json(self.folder / "gradient.json", asdict(noise))
 
@@ -133,6 +142,7 @@ class Recorder:
         """The fields of GradientNoise that ``save_gradient`` saved, or None."""
         return self._saved("gradient.json")
 
+    @main_only
     def save_summary(self, summary: dict[str, Any]) -> None:
         """``summary`` is what ``Experiment.summary`` returns; with it the run is complete."""
         write_json(self.folder / "summary.json", summary)
@@ -162,6 +172,7 @@ class Recorder:
             raise LabError(f"{self.folder} holds no checkpoint of step {step or 0}; those there are: {there}.")
         return saved[max(saved) if step is None else step]
 
+    @main_only
     def save_checkpoint(self, trainer: Trainer) -> None:
         """Write a checkpoint, once the rows it stands on are on the disk, and drop the oldest."""
         for name in ROWS:
@@ -183,8 +194,9 @@ class Recorder:
                 f"{self.folder / 'metrics.jsonl'} does not hold steps 1 to {trainer.step}, though the checkpoint was "
                 "taken after them: the run is damaged. Start again with --overwrite."
             )
-        for name, rows in kept.items():
-            write_rows(self.folder / name, rows)
+        if is_main():
+            for name, rows in kept.items():
+                write_rows(self.folder / name, rows)
 
     def save_evidence(self, trainer: Trainer, error: Exception) -> Path:
         """Keep the state in which training broke down: DIR/failure, beside the untouched last checkpoint."""

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from sppo_lab.errors import LabError, NonFiniteError
 from sppo_lab.lora import folded_adapter
+from sppo_lab.parallel import gather, share
 
 if TYPE_CHECKING:
     from sppo_lab.models import Policy
@@ -39,7 +40,7 @@ class Rollouts:
     scores: Tensor | None = None  # (B,) what the advantage is made of: R, less a penalty for length if one is set
     greedy_rewards: Tensor | None = None  # (B,) R of the greedy response to the same prompt
     values: Tensor | None = None  # (B,) V(s_p), or (B, T) V(s_t) before each token, from before the critic's update
-    features: Tensor | None = None  # (B, F) the policy's own hidden states, for a baseline that reads them
+    features: Tensor | None = None  # (B, F) what the policy's hidden states say of the other responses to the prompt
     action_starts: Tensor | None = None  # (B, T) 1 where an action begins: each token, or each reasoning step
     raw_advantages: Tensor | None = None  # (B, T) A before any scaling, 0 where masked
     advantages: Tensor | None = None  # (B, T) A as the loss takes it, 0 where masked
@@ -81,6 +82,11 @@ class Rollouts:
             elif name in RESPONSE_SHAPED and value is not None and value.dim() == 2:
                 setattr(chosen, name, value[:, :end])
         return chosen
+
+    def to(self, device: torch.device) -> "Rollouts":
+        """The same on that device."""
+        moved = {n: value.to(device) if isinstance(value, Tensor) else value for n, value in vars(self).items()}
+        return Rollouts(**moved)
 
     @classmethod
     def join(cls, parts: list["Rollouts"]) -> "Rollouts":
@@ -159,7 +165,6 @@ def encode_prompts(policy: "Policy", prompts: list[str], max_new_tokens: int) ->
     return ids, mask
 
 
-@torch.no_grad()
 def sample(
     policy: "Policy",
     prompts: list[str],
@@ -169,12 +174,38 @@ def sample(
     group_size: int = 1,
     greedy: bool = False,
     generator: torch.Generator | None = None,
+    batch_size: int | None = None,
 ) -> Rollouts:
     """Sample ``group_size`` responses to each prompt from the policy at ``temperature``.
 
     Neither top-p nor top-k: they would renormalise, and the log-probabilities would no longer be the
-    policy's.  A row that has ended leaves the batch at once, so it costs nothing further.  ``greedy`` takes the
-    most probable token instead.  Rows come in the order of the prompts, the responses to one prompt together.
+    policy's.  ``greedy`` takes the most probable token instead.  ``batch_size`` bounds how many responses are written
+    at once, None: all.  Rows come in the order of the prompts, the responses to one prompt together.
+
+    Every response has its own random numbers, so it is the same whichever responses are written beside it and
+    whichever process writes it, but for rounding.
+    """
+    noise = None
+    if not greedy:
+        drawn = torch.rand(len(prompts), group_size, max_new_tokens, generator=generator, device=policy.device)
+        noise = drawn.flatten(0, 1)
+    at_once = max(1, (batch_size or len(prompts) * group_size) // group_size)
+    mine, parts = share(len(prompts)), []
+    for first in mine[::at_once]:
+        last = min(first + at_once, mine.stop)
+        rows = None if noise is None else noise[first * group_size : last * group_size]
+        parts.append(sample_together(policy, prompts[first:last], max_new_tokens, temperature, group_size, rows))
+    return Rollouts.join(gather(parts)).to(policy.device)
+
+
+@torch.no_grad()
+def sample_together(
+    policy: "Policy", prompts: list[str], max_new_tokens: int, temperature: float, group_size: int, noise: Tensor | None
+) -> Rollouts:
+    """What ``sample`` gives, for prompts that go through the model at once: a row per response, B in all.
+
+    ``noise`` (B, max_new_tokens) is uniform on [0, 1) and decides each token; None for the most probable one.  A row
+    that has ended leaves the batch at once, so it costs nothing further.
     """
     prompt_ids, prompt_mask = encode_prompts(policy, prompts, max_new_tokens)
     prompt_ids = prompt_ids.repeat_interleave(group_size, 0)
@@ -201,7 +232,7 @@ def sample(
             scores = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
             if scores.isnan().any():
                 raise NonFiniteError("the model's output is NaN, so there is nothing to sample from.")
-            tokens = scores.argmax(-1) if greedy else torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
+            tokens = scores.argmax(-1) if noise is None else draw(scores, noise[active, position])
             response_ids[active, position] = tokens
             logprobs[active, position] = scores.gather(1, tokens[:, None]).squeeze(1)
 
@@ -233,6 +264,13 @@ def sample(
         prompts=[prompt for prompt in prompts for _ in range(group_size)],
         texts=decode(policy, response_ids, lengths),
     )
+
+
+def draw(scores: Tensor, noise: Tensor) -> Tensor:
+    """(B,) the token at which the cumulative probability passes the noise (B,), from log-probabilities (B, V)."""
+    cumulative = scores.exp().cumsum(-1)
+    level = noise * cumulative[:, -1]
+    return torch.searchsorted(cumulative, level[:, None], right=True)[:, 0].clamp(max=scores.shape[1] - 1)
 
 
 def decode(policy: "Policy", response_ids: Tensor, lengths: Tensor) -> list[str]:

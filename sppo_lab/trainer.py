@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sppo_lab.advantage import overlong_penalty
 from sppo_lab.algorithms import get_algorithm, scaled_advantages
-from sppo_lab.baseline import Baseline, BetaTracker, CriticBaseline, HiddenProbe, hidden_features
+from sppo_lab.baseline import Baseline, BetaTracker, CriticBaseline, HiddenProbe, hidden_features, of_the_others
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
 from sppo_lab.loss import probability_ratio
@@ -24,6 +24,7 @@ from sppo_lab.memory import within_memory
 from sppo_lab.metrics import batch_metrics
 from sppo_lab.models import load_critic, load_policy
 from sppo_lab.optimize import Learner, micro_batches
+from sppo_lab.parallel import add_up, judge
 from sppo_lab.rollout import Rollouts, encode_prompts, response_logprobs, sample, step_starts
 from sppo_lab.selection import groups_with_signal, kept_rows
 from sppo_lab.tasks import Problem, Task, load_task
@@ -76,7 +77,7 @@ class Trainer:
         if kind == "tracker":
             return BetaTracker(self.config.tracker_decay)
         if kind == "probe":
-            return HiddenProbe(self.config.group_size)
+            return HiddenProbe()
         self.critic = load_critic(self.config, self.policy)
         return CriticBaseline(self.critic, self.config, self.generator)
 
@@ -174,16 +175,21 @@ class Trainer:
     def sample(self, problems: list[Problem], **options: Any) -> Rollouts:
         """Responses to each problem, counted; several batches where ``sample_batch_size`` asks for them."""
         prompts = [problem.prompt for problem in problems]
-        per_prompt = options.get("group_size", 1)
         state = self.generator.get_state()
 
         def attempt(size: int) -> Rollouts:
             self.generator.set_state(state)
-            count = max(1, size // per_prompt)
-            parts = [prompts[start : start + count] for start in range(0, len(prompts), count)]
-            return Rollouts.join([self.sample_part(part, **options) for part in parts])
+            return sample(
+                self.policy,
+                prompts,
+                max_new_tokens=self.config.max_new_tokens,
+                temperature=self.config.temperature,
+                generator=self.generator,
+                batch_size=size,
+                **options,
+            )
 
-        size = min(self.sampled_at_once, len(prompts) * per_prompt)
+        size = min(self.sampled_at_once, len(prompts) * options.get("group_size", 1))
         rollouts, fitted = within_memory(size, attempt, "sample_batch_size")
         if fitted < size:
             self.sampled_at_once = fitted
@@ -191,20 +197,9 @@ class Trainer:
         self.num_tokens += int(rollouts.lengths.sum())
         return rollouts
 
-    def sample_part(self, prompts: list[str], **options: Any) -> Rollouts:
-        """Responses to prompts that go through the model at once."""
-        return sample(
-            self.policy,
-            prompts,
-            max_new_tokens=self.config.max_new_tokens,
-            temperature=self.config.temperature,
-            generator=self.generator,
-            **options,
-        )
-
     def judge(self, rollouts: Rollouts, problems: list[Problem]) -> Tensor:
         """R of each response, (B,)."""
-        rewards = self.task.rewards(rollouts.texts, [problem.answer for problem in problems])
+        rewards = judge(self.task.rewards, rollouts.texts, [problem.answer for problem in problems])
         return torch.tensor(rewards, dtype=torch.float32, device=self.policy.device)
 
     def form_advantages(self, rollouts: Rollouts) -> None:
@@ -216,7 +211,7 @@ class Trainer:
         if self.algorithm.stepwise:
             rollouts.action_starts = step_starts(rollouts, self.policy.tokenizer, self.task.step_mark)
         if self.algorithm.baseline == "probe":
-            rollouts.features = hidden_features(self.policy, rollouts)
+            rollouts.features = of_the_others(hidden_features(self.policy, rollouts), config.group_size)
         if self.baseline is not None:
             rollouts.values = self.baseline.values(rollouts)
         raw = self.algorithm.advantage(rollouts, config)
@@ -248,7 +243,8 @@ class Trainer:
                     whole[rows, : scored.shape[1]] = scored
             return found
 
-        return self.learner.within_memory(rollouts, attempt)
+        logprobs, entropies = self.learner.within_memory(rollouts, attempt)
+        return add_up(logprobs), add_up(entropies)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights that the next step depends on."""

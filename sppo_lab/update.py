@@ -16,7 +16,7 @@ from sppo_lab.loss import (
     sequence_ratio,
 )
 from sppo_lab.models import Policy
-from sppo_lab.optimize import Learner, micro_batches, mini_batches, update_metrics
+from sppo_lab.optimize import Learner, mini_batches, update_metrics
 from sppo_lab.rollout import Rollouts, response_logprobs
 
 
@@ -41,18 +41,14 @@ def accumulate_gradient(policy: Policy, learner: Learner, batch: Rollouts, confi
     weights = TOKEN_WEIGHTS[config.aggregation](mask, config.max_new_tokens)
     shares = mask / mask.sum().clamp(min=1)  # for the metrics, which are means over tokens
 
-    def attempt(size: int) -> dict[str, float]:
-        learner.optimizer.zero_grad()
-        sums: dict[str, float] = defaultdict(float)
-        for part, rows in micro_batches(batch, size):
-            width = part.response_mask.shape[1]
-            losses, measured = token_losses(policy, part, config)
-            sums["policy/loss"] += learner.backward((losses * weights[rows, :width]).sum())
-            for name, per_token in measured.items():
-                sums[name] += (per_token * shares[rows, :width]).sum().item()
-        return sums
+    def loss_of(part: Rollouts, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+        width = part.response_mask.shape[1]
+        losses, per_token = token_losses(policy, part, config)
+        measured = {name: (numbers * shares[rows, :width]).sum().item() for name, numbers in per_token.items()}
+        return (losses * weights[rows, :width]).sum(), measured
 
-    return learner.within_memory(batch, attempt)
+    sums = learner.accumulate(batch, loss_of)
+    return {"policy/loss": sums.pop("loss")} | sums
 
 
 def loss_mask(batch: Rollouts, config: Config) -> Tensor:
@@ -74,9 +70,10 @@ def token_losses(policy: Policy, part: Rollouts, config: Config) -> tuple[Tensor
     epsilon_high = config.epsilon if config.epsilon_high is None else config.epsilon_high
     losses = clipped_surrogate(ratio, part.advantages, config.epsilon, epsilon_high, config.dual_clip)
     with torch.no_grad():
+        not_zero = ratio.clamp(min=torch.finfo(ratio.dtype).tiny)  # to which a very small one is rounded
         measured = {
             "entropy": entropy.detach(),
-            "policy/approx_kl": ratio - 1 - ratio.log(),
+            "policy/approx_kl": ratio - 1 - not_zero.log(),
             "clip_ratio/low_mean": clipped_low(ratio, part.advantages, config.epsilon).float(),
             "clip_ratio/high_mean": clipped_high(ratio, part.advantages, epsilon_high).float(),
         }

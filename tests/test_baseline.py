@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sppo_lab.baseline import BetaTracker, HiddenProbe, hidden_features
+from sppo_lab.baseline import BetaTracker, HiddenProbe, hidden_features, of_the_others
 from sppo_lab.rollout import sample, step_starts
 
 
@@ -31,12 +31,13 @@ def test_without_forgetting_the_tracker_finds_the_solve_rate():
 
 
 def probed(features: torch.Tensor, scores: torch.Tensor) -> SimpleNamespace:
-    return SimpleNamespace(features=features, scores=scores)
+    """A batch with two responses to each prompt."""
+    return SimpleNamespace(features=of_the_others(features, 2), scores=scores)
 
 
 def test_the_probe_learns_what_the_other_responses_tell():
     generator = torch.Generator().manual_seed(0)
-    probe = HiddenProbe(group_size=2)
+    probe = HiddenProbe()
     rates = torch.rand(400, generator=generator).repeat_interleave(2)
     features = torch.stack([rates, torch.rand(800, generator=generator)], 1)
     scores = (torch.rand(800, generator=generator) < rates).float()
@@ -49,7 +50,7 @@ def test_the_probe_learns_what_the_other_responses_tell():
 def test_the_probes_value_of_a_response_does_not_depend_on_it():
     """Otherwise the gradient would be biased."""
     generator = torch.Generator().manual_seed(1)
-    probe = HiddenProbe(group_size=2)
+    probe = HiddenProbe()
     probe.update(probed(torch.randn(40, 3, generator=generator), 0.5 + 0.1 * torch.randn(40, generator=generator)))
     features, scores = torch.randn(4, 3, generator=generator), torch.zeros(4)
     before = probe.values(probed(features, scores))

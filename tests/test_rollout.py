@@ -6,7 +6,7 @@ import torch
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.models import load_policy, trainable_parameters
-from sppo_lab.rollout import encode_prompts, response_logprobs, sample
+from sppo_lab.rollout import draw, encode_prompts, response_logprobs, sample
 
 PROMPTS = ["7+5-3=", "1+1=", "9-4+2-1+8-3-3+5=", "3-8="]
 
@@ -215,3 +215,27 @@ class scripted:
 
     def __exit__(self, *_):
         self.handle.remove()
+
+
+def test_a_token_is_drawn_where_the_cumulative_probability_passes_the_noise():
+    scores = torch.tensor([0.25, 0.0, 0.5, 0.25, 0.0]).log()
+    noise = torch.tensor([0.0, 0.2499, 0.25, 0.74, 0.76, 0.9999999])
+    assert draw(scores.expand(6, 5), noise).tolist() == [0, 0, 2, 2, 3, 3]
+
+
+def test_drawn_tokens_follow_the_probabilities():
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    noise = torch.rand(40_000, generator=torch.Generator().manual_seed(0))
+    tokens = draw(probabilities.log().expand(40_000, 4), noise)
+    found = torch.bincount(tokens, minlength=4) / 40_000
+    assert torch.allclose(found, probabilities, atol=0.01)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16])
+def test_a_response_is_the_same_whatever_is_written_beside_it(policy, batch_size):
+    settings = {"max_new_tokens": 30, "group_size": 4}
+    together = sample(policy, PROMPTS, **settings, generator=seeded())
+    apart = sample(policy, PROMPTS, **settings, generator=seeded(), batch_size=batch_size)
+    assert apart.texts == together.texts
+    assert torch.equal(apart.group, together.group)
+    assert torch.allclose(apart.old_logprobs, together.old_logprobs, atol=1e-4)

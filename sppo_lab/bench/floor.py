@@ -1,0 +1,51 @@
+"""The least a stage can take: the matrix products of its linear layers, timed bare on this machine.
+
+Attention, normalisation, the adapter, the optimizer and everything around them would come on top, so no loop reaches
+the floor; how far it is from it says how much there is to win.
+"""
+
+import time
+from collections import Counter
+
+import torch
+from torch import nn
+
+from sppo_lab.rollout import Rollouts
+
+
+def layer_shapes(model: nn.Module) -> Counter[tuple[int, int]]:
+    """How many linear layers there are of each (in, out), without the adapter's."""
+    layers = (part for name, part in model.named_modules() if isinstance(part, nn.Linear) and "lora_" not in name)
+    return Counter((layer.in_features, layer.out_features) for layer in layers)
+
+
+def product_seconds(rows: int, shapes: Counter[tuple[int, int]], like: torch.Tensor) -> float:
+    """Seconds for ``rows`` rows through one layer of each shape, times how many there are; the best of three."""
+    total = 0.0
+    for (size_in, size_out), count in shapes.items():
+        x = torch.randn(rows, size_in, device=like.device, dtype=like.dtype)
+        weight = torch.randn(size_in, size_out, device=like.device, dtype=like.dtype)
+        times = []
+        for _ in range(4):
+            started = time.perf_counter()
+            x @ weight
+            if like.is_cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+        total += count * min(times[1:])
+    return total
+
+
+def sample_floor(model: nn.Module, batch: Rollouts) -> float:
+    """The prompts at once, then each position for the responses that have not ended."""
+    shapes, like = layer_shapes(model), next(model.parameters())
+    seconds = product_seconds(batch.prompt_ids.numel(), shapes, like)
+    going = batch.response_mask.sum(0)[1:].tolist()  # rows that a position still had to be computed for
+    by_rows = {rows: product_seconds(rows, shapes, like) for rows in set(going)}
+    return seconds + sum(by_rows[rows] for rows in going)
+
+
+def update_floor(model: nn.Module, batch: Rollouts) -> float:
+    """Every token forward once and backward once: frozen weights need no gradient of their own."""
+    tokens = batch.prompt_ids.numel() + batch.response_ids.numel()
+    return 2 * product_seconds(tokens, layer_shapes(model), next(model.parameters()))
