@@ -5,7 +5,7 @@ The thread calls back and does nothing else; what the callbacks do is the dashbo
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from sppo_lab.experiment import Experiment
 from sppo_lab.trainer import StepRecord
 
 State = Literal["ready", "loading", "training", "pausing", "paused", "stopping", "stopped", "done", "failed"]
-ENDED = ("ready", "stopped", "done", "failed")  # nothing is under way
+ENDED: tuple[State, ...] = ("ready", "stopped", "done", "failed")  # nothing is under way
 
 
 class Worker:
@@ -39,32 +39,32 @@ class Worker:
         self.error: Exception | None = None
         self.thread: threading.Thread | None = None
         self.going, self.stopping = threading.Event(), threading.Event()
+        self.changing = threading.RLock()  # one change of state at a time, with all that hears of it
 
     def start(self, config: Config | None) -> None:
         """Run in a thread: a new run of ``config``, or with None the one that was stopped.  Ignored while one runs."""
-        if self.state not in ENDED:
-            return
-        if self.thread is not None:
+        if self.state in ENDED and self.thread is not None:
             self.thread.join()  # it may still be drawing the end of its run
-        self.change("loading")  # from here on, so that a second click is ignored
+        if not self.change("loading", ENDED):  # from here on a second click is ignored
+            return
         self.thread = threading.Thread(target=self.train, args=(config,), daemon=True)
         self.thread.start()
 
     def pause(self) -> None:
-        """Hold after the step under way."""
-        self.going.clear()
-        self.change("pausing")
+        """Hold after the step under way.  Ignored where the run has ended meanwhile, as in the next two."""
+        if self.change("pausing", ("training",)):
+            self.going.clear()
 
     def go_on(self) -> None:
         """Continue a run that pauses."""
-        self.change("training")
-        self.going.set()
+        if self.change("training", ("paused",)):
+            self.going.set()
 
     def stop(self) -> None:
         """End after the step under way; everything is saved."""
-        self.change("stopping")
-        self.stopping.set()
-        self.going.set()
+        if self.change("stopping", ("training", "pausing", "paused")):
+            self.stopping.set()
+            self.going.set()
 
     def wait(self) -> None:
         """Return when the run has ended; an error in it is raised here."""
@@ -73,9 +73,14 @@ class Worker:
         if self.error is not None:
             raise self.error
 
-    def change(self, state: State) -> None:
-        self.state = state
-        self.on_state(state)
+    def change(self, state: State, only_from: Collection[State] | None = None) -> bool:
+        """Go over to a state, from any other or only from some; whether it did."""
+        with self.changing:
+            if only_from is not None and self.state not in only_from:
+                return False
+            self.state = state
+            self.on_state(state)
+            return True
 
     def train(self, config: Config | None) -> None:
         """The whole run.  An interruption is Stop; whatever else goes wrong is kept in ``error``."""
