@@ -31,7 +31,7 @@ class VariancePanels:
     """
 
     def __init__(self, measured: pd.DataFrame | None = None):
-        self.figure = Figure(figsize=(11, 6.4))
+        self.figure = Figure(figsize=(10.6, 6.4))
         self.figure.subplots_adjust(left=0.06, right=0.985, top=0.95, bottom=0.09, hspace=0.36, wspace=0.16)
         axes = self.figure.subplots(2, 2)
         self.sizes, self.silent = GroupSizes(axes[0, 0]), Silent(axes[0, 1], measured)
@@ -166,8 +166,10 @@ class Horizon:
         styles = {"sequence": (BLUE, "-"), "exact": (GREY, "--"), "late": (VERMILION, "-.")}
         self.ax = ax
         self.curves = {
-            name: ax.plot([], [], style, color=color, label=LABELS[name])[0] for name, (color, style) in styles.items()
+            name: ax.plot([], [], style, color=color, marker="o", markersize=4, label=LABELS[name])[0]
+            for name, (color, style) in styles.items()  # the marks are all there is where T = 1
         }
+        ax.xaxis.get_major_locator().set_params(integer=True, nbins=6)
         ax.set(title="Noise-to-signal of one response", xlabel="tokens T, all must be right")
         draw_legend(ax, "upper left")
 
@@ -176,12 +178,12 @@ class Horizon:
         for name, curve in self.curves.items():
             curve.set_data(lengths, [horizon_noise(name, solve_rate, t) for t in lengths])
         top = max(max(curve.get_ydata()) for curve in self.curves.values())
-        self.ax.set(xlim=(0.9, max(length, 2) + 0.1), ylim=(0, ROOM * top))
+        self.ax.set(xlim=(0.9, max(length, 2) + 0.1), ylim=(0, 1.2 * ROOM * top))  # three lines of legend
 
 
 def draw_legend(ax: Axes, place: str, columns: int = 1) -> None:
     """A legend at a fixed place: looking for the best one takes time at every redraw."""
-    ax.legend(frameon=False, fontsize=8, loc=place, ncols=columns)
+    ax.legend(frameon=False, fontsize=9, loc=place, ncols=columns)
 
 
 LABELS = {"sequence": "R - V(s_p)", "exact": "GAE 0.95, exact V(s_t)", "late": "GAE 0.95, V(s_t) late"}

@@ -61,9 +61,9 @@ class Comparison:
     """
 
     def __init__(self, names: list[str]):
-        width = 4.2 * len(names)
-        self.figure = Figure(figsize=(width, 3.4))
-        self.figure.subplots_adjust(left=0.5 / width, right=1 - 0.1 / width, top=0.9, bottom=0.15, wspace=0.16)
+        width = 3.5 * len(names)
+        self.figure = Figure(figsize=(width, 3.6))
+        self.figure.subplots_adjust(left=0.5 / width, right=1 - 0.1 / width, top=0.91, bottom=0.23, wspace=0.2)
         self.axes = dict(zip(names, self.figure.subplots(1, len(names), squeeze=False)[0], strict=True))
         self.lines: list[dict[str, tuple[Line2D, Line2D]]] = []  # a run's, by metric
         for name, ax in self.axes.items():
@@ -91,7 +91,8 @@ class Comparison:
             self.shown = list(runs)
             first = next(iter(self.axes))
             handles = [lines[first][1] for lines in self.lines[: len(runs)]]
-            self.axes[first].legend(handles, self.shown, frameon=False, loc="upper left")
+            below = {"loc": "upper left", "bbox_to_anchor": (0, -0.18), "borderaxespad": 0}  # where no curve runs
+            self.axes[first].legend(handles, self.shown, frameon=False, ncols=4, **below)
         return self.figure
 
 

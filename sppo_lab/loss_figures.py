@@ -27,7 +27,7 @@ RULES = {  # aggregation to its colour, its hatch and what its legend says
 def panels(count: int, width: float) -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` panels side by side, a legend's room below them; few ticks, as they take most time."""
     figure = Figure(figsize=(width, 3.8))
-    margins = {"left": 0.07, "right": 0.985, "top": 0.9, "bottom": 0.24, "wspace": 0.24}
+    margins = {"left": 0.07, "right": 0.985, "top": 0.9, "bottom": 0.24, "wspace": 0.3}
     axes = list(figure.subplots(1, count, gridspec_kw=margins, squeeze=False)[0])
     for ax in axes:
         ax.locator_params(nbins=5)
@@ -97,7 +97,7 @@ def clip_figure(
     """
     upper = epsilon if epsilon_high is None else epsilon_high
     edge = max(2.0, 1.0 + 1.5 * upper, 1.25 * (dual_clip or 0))
-    figure, (left, middle, right) = panels(3, 11)
+    figure, (left, middle, right) = panels(3, 10.6)
     ratio = torch.linspace(0.01, edge, 600)
     for advantage, color, style in ((1.0, BLUE, "-"), (-1.0, VERMILION, "--")):
         logprob = ratio.log().requires_grad_()

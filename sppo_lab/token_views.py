@@ -12,6 +12,7 @@ from sppo_lab.loss import clipped_high, clipped_low
 
 Row = dict[str, Any]
 ABOVE, BELOW, HIGH = (0, 114, 178), (213, 94, 0), (230, 159, 0)  # blue, vermilion and orange of the figures
+END = "⏎ end"  # an arrow, for where the page has it, and a word: no font lacks the letters
 STYLE = """<style>
 .lab-tokens {line-height: 2.6; padding-bottom: 1em}
 .lab-token {position: relative; padding: 1px 2px; margin: 1px; border-radius: 2px; display: inline-block;
@@ -85,7 +86,7 @@ def shade(numbers: list[float], middle: float | None) -> list[str]:
 
 def visible(token: str) -> str:
     """A token as it can be seen: an end, a space or a line break would be nothing on the page."""
-    return token.replace("\n", "↵").replace(" ", "·") or "⏹"
+    return token.replace("\n", "↵").replace(" ", "·") or END
 
 
 def response_sentence(row: Row, view: str, config: Config) -> str:
@@ -93,7 +94,16 @@ def response_sentence(row: Row, view: str, config: Config) -> str:
     numbers = VIEWS[view].numbers(row, config)
     value = "" if row["value"] is None else f", V(s_p) = {row['value']:.2f}"
     cut = ", cut at the limit" if row["truncated"] else ""
+    end = "" if row["truncated"] else f" The box {END} is the end-of-sequence token."
     return (
         f"Step {row['step']}: R = {row['reward']:.0f}{value}, mean A = {row['advantage']:+.2f}, "
-        f"{len(numbers)} tokens{cut}. {view}: {VIEWS[view].sentence}, from {min(numbers):.3f} to {max(numbers):.3f}."
+        f"{len(numbers)} tokens{cut}. {view}: {VIEWS[view].sentence}, from {min(numbers):.3f} to {max(numbers):.3f}. "
+        f"{colors_sentence(VIEWS[view].middle)}{end}"
     )
+
+
+def colors_sentence(middle: float | None) -> str:
+    """What the colours of ``shade`` say."""
+    if middle is None:
+        return "The stronger the orange, the higher."
+    return f"Blue is above {middle:g}, vermilion below; the stronger, the further."

@@ -44,7 +44,7 @@ def test_the_strongest_colour_is_furthest_from_the_middle():
 def test_a_token_is_shown_with_its_number_and_a_name_for_screen_readers():
     page = response_html(ROW, ["7", "\n", ""], "ratio", Config())
     assert page.count('tabindex="0"') == 3 and 'data-number="1.300"' in page
-    assert "1&lt;2=" in page and "↵" in page and "⏹" in page
+    assert "1&lt;2=" in page and "↵" in page and "⏎ end" in page
     assert 'aria-label="7, ratio 1.300"' in page
 
 

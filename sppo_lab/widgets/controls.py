@@ -11,6 +11,7 @@ import ipywidgets as widgets
 import traitlets
 
 LABEL_WIDTH = "11em"
+ALONE = {"width": "22em", "margin": "2px calc(7em + 6px) 2px 2px"}  # of a field without slider: as wide as one with
 
 
 def number(label: str, value: float, low: float, high: float, step: float, sentence: str = "") -> widgets.HBox:
@@ -43,20 +44,20 @@ def choice(label: str, options: Any, value: Any, sentence: str = "") -> widgets.
         value=value,
         description=label,
         style={"description_width": LABEL_WIDTH},
-        layout={"width": "22em"},
+        layout=ALONE,
     )
     return _explained(_row(field), sentence)
 
 
 def switch(label: str, value: bool, sentence: str = "") -> widgets.HBox:
     """A labelled checkbox."""
-    field = widgets.Checkbox(value=value, description=label, indent=False, layout={"width": "22em"})
+    field = widgets.Checkbox(value=value, description=label, style={"description_width": LABEL_WIDTH}, layout=ALONE)
     return _explained(_row(field), sentence)
 
 
 def _row(field: widgets.Widget, *others: widgets.Widget) -> widgets.HBox:
     """The parts of a control side by side, with room for its sentence; the row knows its field."""
-    note = widgets.HTML(layout={"flex": "1 1 20em"})
+    note = widgets.HTML(layout={"flex": "1 1 20em", "margin": "2px 2px 2px 12px"})
     row = widgets.HBox([field, *others, note], layout={"flex_flow": "row wrap"})
     row.field, row.note = field, note
     return row
@@ -64,7 +65,9 @@ def _row(field: widgets.Widget, *others: widgets.Widget) -> widgets.HBox:
 
 def _explained(row: widgets.HBox, sentence: str) -> widgets.HBox:
     """The row with its sentence: beside the field for everyone to read, and as the field's tooltip."""
-    look = "display: block; line-height: 1.3; padding-top: 5px; color: var(--jp-ui-font-color2, #616161)"
+    look = (
+        "display: block; font-size: 0.92em; line-height: 1.3; padding-top: 6px; color: var(--jp-ui-font-color2, #555)"
+    )
     row.note.value = f'<small style="{look}">{escape(sentence)}</small>'
     name = "tooltip" if hasattr(row.field, "tooltip") else "description_tooltip"  # ipywidgets 8 and 7
     setattr(row.field, name, sentence)

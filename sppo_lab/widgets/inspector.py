@@ -10,7 +10,7 @@ from sppo_lab.models import load_tokenizer
 from sppo_lab.recorder import Recorder
 from sppo_lab.token_views import Row, response_html, response_sentence, usable_views
 from sppo_lab.widgets.controls import choice, number, on_change, raise_to, tagged, values_of
-from sppo_lab.widgets.view import Frame, problem
+from sppo_lab.widgets.view import DRAWING, Frame, heading, problem
 
 
 class Inspector(Frame):
@@ -34,7 +34,8 @@ class Inspector(Frame):
         self.again.add_class("lab-again")
         self.words.add_class("lab-words")
         self.response.add_class("lab-response")
-        box = widgets.VBox([*self.controls.values(), self.again, self.words, self.response])
+        parts = [*self.controls.values(), self.again, self.words, self.response]
+        box = widgets.VBox([heading("Rollout inspector"), *parts])
         self.box = tagged(box, "inspector", self.controls)
         on_change(self.controls, self.redraw)
         self.redraw()
@@ -52,22 +53,23 @@ class Inspector(Frame):
         """Read the run again and go to its latest step."""
         try:
             self.load()
-        except LabError as error:
-            self.response.value = problem(error)
+        except Exception as error:  # an exception in a callback would be seen by nobody
+            self.words.value, self.response.value = "", problem(error)
             return
         raise_to(self.controls["step"], max(self.rows))
         self.controls["step"].field.value = max(self.rows)
 
     def redraw(self) -> None:
-        chosen = values_of(self.controls)
-        try:
-            responses = self.rows[min(self.rows, key=lambda step: abs(step - chosen["step"]))]
-            row = responses[min(chosen["place"], len(responses)) - 1]
-            tokens = [self.tokenizer.decode([i], skip_special_tokens=True) for i in row["token_ids"]]
-            self.words.value = escape(response_sentence(row, chosen["view"], self.recorder.config))
-            self.response.value = response_html(row, tokens, chosen["view"], self.recorder.config)
-        except Exception as error:  # an exception in a callback would be seen by nobody
-            self.words.value, self.response.value = "", problem(error)
+        with DRAWING:
+            chosen = values_of(self.controls)
+            try:
+                responses = self.rows[min(self.rows, key=lambda step: abs(step - chosen["step"]))]
+                row = responses[min(chosen["place"], len(responses)) - 1]
+                tokens = [self.tokenizer.decode([i], skip_special_tokens=True) for i in row["token_ids"]]
+                self.words.value = escape(response_sentence(row, chosen["view"], self.recorder.config))
+                self.response.value = response_html(row, tokens, chosen["view"], self.recorder.config)
+            except Exception as error:  # an exception in a callback would be seen by nobody
+                self.words.value, self.response.value = "", problem(error)
 
     def static(self) -> str:
         return f"<p>{self.words.value}</p>{self.response.value}"

@@ -20,7 +20,7 @@ from sppo_lab.notebook import image_html
 from sppo_lab.processes import peak_memory_mb
 from sppo_lab.trainer import StepRecord
 from sppo_lab.widgets.controls import choice, number, on_change, tagged, values_of
-from sppo_lab.widgets.view import DPI, Frame, problem
+from sppo_lab.widgets.view import DPI, DRAWING, Frame, heading, problem
 from sppo_lab.widgets.worker import ENDED, State, Worker
 
 CURVES = ["reward", "completions/mean_length", "advantage/variance"]
@@ -80,7 +80,7 @@ class Training(Frame):
             "responses": self.responses,
             "command": self.command,
         }
-        box = widgets.VBox([*self.controls.values(), bar, *shown.values()])
+        box = widgets.VBox([heading("Training"), *self.controls.values(), bar, *shown.values()])
         self.box = tagged(box, "training", self.controls | shown)
         on_change(self.controls, self.show_command)
         self.overlay.observe(lambda change: self.draw(), names="value")
@@ -88,8 +88,13 @@ class Training(Frame):
     # What can be done with it.
 
     def start(self) -> None:
-        """Begin a new run in a thread."""
-        self.worker.start(self.chosen())
+        """Begin a new run in a thread; settings that are refused are said in the status."""
+        try:
+            config = self.chosen()
+        except LabError as error:  # in a button's callback nobody else would see it
+            self.status.value = problem(error)
+        else:
+            self.worker.start(config)
 
     def resume(self) -> None:
         """Go on with the run that pauses, or from disk with the one that was stopped."""
@@ -150,15 +155,22 @@ class Training(Frame):
 
     def draw(self) -> None:
         """The curves of the latest run, over those of the one before it if asked."""
-        shown = {
-            name: pd.DataFrame(steps) for name, steps in list(self.runs.items())[-2 if self.overlay.value else -1 :]
-        }
-        if shown:
-            last = list(self.runs.values())[-1][-1]
-            words = ", ".join(f"{name} {last[name]:.2f}" for name in CURVES)
-            sentence = f"Curves of {' and '.join(shown)}; latest: {words}"
-            self.picture.value = image_html(self.curves.show(shown), sentence, DPI)
-        self.drawn = time.monotonic()
+        with DRAWING:
+            shown = {
+                name: pd.DataFrame(steps) for name, steps in list(self.runs.items())[-2 if self.overlay.value else -1 :]
+            }
+            try:
+                if shown:
+                    self.picture.value = image_html(self.curves.show(shown), self.sentence(list(shown)), DPI)
+            except Exception as error:  # a picture that fails must not end the training
+                self.picture.value = problem(error)
+            self.drawn = time.monotonic()
+
+    def sentence(self, names: list[str]) -> str:
+        """What the picture of these runs shows, with the latest numbers."""
+        latest = list(self.runs.values())[-1][-1]
+        words = ", ".join(f"{name} {latest[name]:.2f}" for name in CURVES)
+        return f"Curves of {' and '.join(names)}; latest: {words}"
 
     def show_command(self) -> None:
         try:
@@ -169,7 +181,9 @@ class Training(Frame):
             self.command.value = f"The same from a terminal: <code>{escape(line)}</code>"
 
     def static(self) -> str:
-        return self.status.value + self.picture.value + self.responses.value + self.command.value
+        status = f"Training dashboard: {self.status.value}"
+        parts = (status, self.picture.value, self.responses.value, self.command.value)
+        return "".join(f"<div>{part}</div>" for part in parts if part)
 
 
 def training_controls(config: Config) -> dict[str, widgets.HBox]:

@@ -1,5 +1,6 @@
 """A picture that is redrawn in place, and the frame that every dashboard shares."""
 
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from html import escape
@@ -13,6 +14,7 @@ from sppo_lab.notebook import image_html
 from sppo_lab.widgets.controls import on_change, tagged, values_of
 
 DPI = 80  # of pictures that are redrawn
+DRAWING = threading.Lock()  # matplotlib draws in one thread at a time; front ends and runs call from several
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -51,24 +53,29 @@ class Explorer(Frame):
         self.picture, self.words = widgets.HTML(), widgets.HTML()
         self.picture.add_class("lab-picture")
         self.words.add_class("lab-words")
-        heading = widgets.HTML(f"<b>{escape(title)}</b>")
         rows = widgets.VBox(list(self.controls.values()))
-        self.box = tagged(widgets.VBox([heading, rows, self.words, self.picture]), title, self.controls)
+        self.box = tagged(widgets.VBox([heading(title), rows, self.words, self.picture]), title, self.controls)
         on_change(self.controls, self.redraw)
         self.redraw()
 
     def redraw(self) -> None:
-        values = values_of(self.controls)
-        try:
-            sentence = self.describe(**values)
-            self.picture.value = image_html(self.draw(**values), sentence, DPI)
-            self.words.value = escape(sentence)
-        except Exception as error:  # an exception in a callback would be seen by nobody
-            self.picture.value = problem(error)
-            self.words.value = ""
+        with DRAWING:
+            values = values_of(self.controls)
+            try:
+                sentence = self.describe(**values)
+                self.picture.value = image_html(self.draw(**values), sentence, DPI)
+                self.words.value = escape(sentence)
+            except Exception as error:  # an exception in a callback would be seen by nobody
+                self.picture.value = problem(error)
+                self.words.value = ""
 
     def static(self) -> str:
         return self.picture.value + f"<p>{self.words.value}</p>"
+
+
+def heading(title: str) -> widgets.HTML:
+    """The first line of a dashboard."""
+    return widgets.HTML(f"<b>{escape(title)}</b>")
 
 
 def problem(error: Exception) -> str:

@@ -97,6 +97,28 @@ def test_an_error_is_shown_and_raised_by_wait(training):
     assert "nowhere" in training.status.value and pressable(training) == {"Start"}
 
 
+def test_settings_that_are_refused_are_said_in_the_dashboard(training):
+    training.controls["lr"].field.options = [-1.0, 1e-4]
+    training.controls["lr"].field.value = -1.0
+    training.buttons["Start"].click()
+    assert "lr = -1" in training.status.value and training.worker.state == "ready"
+    assert "lr = -1" in training.command.value
+
+
+def test_a_picture_that_fails_is_said_and_does_not_end_the_training(training, monkeypatch):
+    def fail(shown):
+        raise ZeroDivisionError("in the middle of a redraw")
+
+    monkeypatch.setattr(training.curves, "show", fail)
+    training.start()
+    training.wait()
+    assert training.worker.state == "done" and "in the middle of a redraw" in training.picture.value
+
+
+def test_without_widgets_every_part_is_a_line_of_its_own(training):
+    assert "<div>Training dashboard: ready</div><div>The same from a terminal" in training.static()
+
+
 def test_an_interruption_in_the_cell_is_stop(training, monkeypatch):
     def interrupt(record):
         if record.step == 3:

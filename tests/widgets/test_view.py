@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -36,6 +38,28 @@ def test_an_error_is_shown_in_the_dashboard_and_goes_away(explorer):
     assert "Traceback" in explorer.picture.value and "ours" in explorer.picture.value
     explorer.controls["p"].field.value = 0.5
     assert "<img" in explorer.picture.value
+
+
+def test_two_threads_draw_one_after_the_other():
+    """A front end may call from several threads, and matplotlib mixes two pictures drawn at once."""
+    together = threading.Barrier(2)
+    met = []
+
+    def draw(p: float) -> Figure:
+        try:
+            together.wait(0.3)
+            met.append(True)
+        except threading.BrokenBarrierError:  # nobody else came
+            together.reset()
+        return drawn(p)
+
+    explorer = Explorer("Slow", {"p": number("p", 0.5, 0.0, 1.0, 0.01)}, draw, lambda p: f"{p:g}")
+    threads = [threading.Thread(target=explorer.redraw) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not met and "<img" in explorer.picture.value
 
 
 def test_where_there_are_no_widgets_the_picture_is_shown(explorer):
