@@ -26,11 +26,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory) -> Iterator[str]:
-    """The address of a JupyterLab server over a copy of the notebooks, at their short sizes."""
+def lab_folder(tmp_path_factory) -> Path:
+    """The folder of the server, with a copy of the notebooks in its folder ``notebooks``."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns("runs", ".*"))
-    with jupyterlab(folder, SPPO_LAB_SHORT="1", OMP_NUM_THREADS="1") as address:
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lab(lab_folder) -> Iterator[str]:
+    """The address of a JupyterLab server over those notebooks, at their short sizes."""
+    with jupyterlab(lab_folder, SPPO_LAB_SHORT="1", OMP_NUM_THREADS="1") as address:
         yield address
 
 

@@ -9,10 +9,9 @@ import io
 import tempfile
 from pathlib import Path
 
-import nbformat
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from server import ROOT, chromium, jupyterlab, run_all
+from server import ROOT, chromium, jupyterlab, run_all, write_notebook
 from tqdm import tqdm
 
 TARGET = ROOT / "docs" / "images" / "dashboard.png"
@@ -27,10 +26,7 @@ dashboard"""
 def main() -> None:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        (folder / "notebooks").mkdir()
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # else JupyterLab asks which
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)], metadata=kernel)
-        nbformat.write(notebook, folder / "notebooks" / "dashboard.ipynb")
+        write_notebook(folder, "dashboard", CELL)
         with jupyterlab(folder) as address:
             page = chromium(playwright).new_page(viewport={"width": 1280, "height": 1100})
             run_all(page, address, "dashboard")

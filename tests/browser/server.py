@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
+
 ROOT = Path(__file__).parents[2]
 FLAGS = [
     "--no-sandbox",
@@ -92,6 +94,14 @@ def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float =
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
     raise AssertionError(f"JupyterLab did not answer:\n{log.read_text()}")
+
+
+def write_notebook(folder: Path, name: str, *cells: str) -> None:
+    """A notebook with these cells of code among those of the server over ``folder``."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # else JupyterLab asks which
+    code = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    (folder / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=code, metadata=kernel), folder / "notebooks" / f"{name}.ipynb")
 
 
 def chromium(playwright):
