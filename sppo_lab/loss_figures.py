@@ -95,32 +95,66 @@ def clip_figure(
     The gradient is that by the token's log-probability.  ``ratios`` and ``advantages``, both (N,), put the tokens of
     a batch into the third panel; those beyond its right edge are drawn at the edge.
     """
-    upper = epsilon if epsilon_high is None else epsilon_high
-    edge = max(2.0, 1.0 + 1.5 * upper, 1.25 * (dual_clip or 0))
-    figure, (left, middle, right) = panels(3, 10.6)
+    return ClipPanels(ratios, advantages).show(epsilon, epsilon_high, dual_clip)
+
+
+class ClipPanels:
+    """The three panels of ``clip_figure``, which ``show`` draws into as often as one likes.
+
+    The axes with their ticks and the legend are made once: they take half of a redraw.
+    """
+
+    def __init__(self, ratios: Tensor | None = None, advantages: Tensor | None = None):
+        self.ratios, self.advantages = ratios, advantages
+        self.figure, self.axes = panels(3, 10.6)
+        left, middle, right = self.axes
+        left.set(title="Loss of a token", ylabel="loss", xlabel="ratio r")
+        middle.set(title="Gradient by its log-probability", ylabel="gradient", xlabel="ratio r")
+        right.set(title="Where a token has no gradient", ylabel="A", xlabel="ratio r")
+        keep_titles(self.axes)
+
+    def show(self, epsilon: float, epsilon_high: float | None, dual_clip: float | None) -> Figure:
+        """The one figure, at these settings."""
+        upper = epsilon if epsilon_high is None else epsilon_high
+        edge = max(2.0, 1.0 + 1.5 * upper, 1.25 * (dual_clip or 0))
+        left, middle, right = self.axes
+        for ax in self.axes:
+            empty(ax)
+            ax.set_xlim(0, edge)
+        draw_loss(left, middle, edge, epsilon, upper, dual_clip)
+        given = self.ratios is not None and self.advantages is not None
+        top = 1.15 * max(float(self.advantages.abs().max()), 1e-3) if given else 1.1
+        draw_plane(right, edge, top, epsilon, upper, dual_clip)
+        if given:
+            held = without_gradient(self.ratios, self.advantages, epsilon, upper, dual_clip)
+            draw_tokens(right, edge, self.ratios, self.advantages, held)
+        if not self.figure.legends:
+            (lines, names), (marks, meanings) = (ax.get_legend_handles_labels() for ax in (left, right))
+            self.figure.legend(lines + marks, names + meanings, loc="lower center", ncols=6, frameon=False)
+        return self.figure
+
+
+def empty(ax: Axes) -> None:
+    """Take away what is drawn; the axes, their ticks and their titles stay."""
+    for artist in [*ax.lines, *ax.patches, *ax.collections]:
+        artist.remove()
+
+
+def draw_loss(left: Axes, middle: Axes, edge: float, epsilon: float, upper: float, dual_clip: float | None) -> None:
+    """Loss and gradient against the ratio up to ``edge``, for A = 1 and A = -1, with the bounds of the clip."""
     ratio = torch.linspace(0.01, edge, 600)
     for advantage, color, style in ((1.0, BLUE, "-"), (-1.0, VERMILION, "--")):
         logprob = ratio.log().requires_grad_()
-        losses = clipped_surrogate(logprob.exp(), torch.full_like(ratio, advantage), epsilon, epsilon_high, dual_clip)
+        losses = clipped_surrogate(logprob.exp(), torch.full_like(ratio, advantage), epsilon, upper, dual_clip)
         (gradient,) = torch.autograd.grad(losses.sum(), logprob)
         left.plot(ratio, losses.detach(), style, color=color, linewidth=2, label=f"A = {advantage:+g}")
         middle.plot(ratio, gradient, style, color=color, linewidth=2)
-    left.set(title="Loss of a token", ylabel="loss")
-    middle.set(title="Gradient by its log-probability", ylabel="gradient")
     for ax in (left, middle):
         ax.axhline(0, color=GREY, linewidth=0.8)
         for bound in (1 - epsilon, 1 + upper):
             ax.axvline(bound, color=GREY, linewidth=0.8, linestyle=":")
-    top = 1.1 if advantages is None else 1.15 * max(float(advantages.abs().max()), 1e-3)
-    draw_plane(right, edge, top, epsilon, upper, dual_clip)
-    if ratios is not None and advantages is not None:
-        draw_tokens(right, edge, ratios, advantages, without_gradient(ratios, advantages, epsilon, upper, dual_clip))
-    for ax in (left, middle, right):
-        ax.set(xlabel="ratio r", xlim=(0, edge))
-    keep_titles((left, middle, right))
-    (lines, names), (marks, meanings) = (ax.get_legend_handles_labels() for ax in (left, right))
-    figure.legend(lines + marks, names + meanings, loc="lower center", ncols=6, frameon=False)
-    return figure
+        ax.relim()
+        ax.autoscale_view(scalex=False)
 
 
 def draw_plane(ax: Axes, edge: float, top: float, epsilon: float, upper: float, dual_clip: float | None) -> None:
@@ -141,7 +175,7 @@ def draw_plane(ax: Axes, edge: float, top: float, epsilon: float, upper: float, 
     ax.plot([], [], color=GREEN, linewidth=0.8, label="equal loss")
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.axvline(1, color=GREY, linewidth=0.8)
-    ax.set(title="Where a token has no gradient", ylabel="A", ylim=(-top, top))
+    ax.set_ylim(-top, top)
 
 
 def draw_tokens(ax: Axes, edge: float, ratios: Tensor, advantages: Tensor, held: Tensor) -> None:
@@ -149,7 +183,7 @@ def draw_tokens(ax: Axes, edge: float, ratios: Tensor, advantages: Tensor, held:
     at = ratios.clamp(max=0.99 * edge)
     ax.plot(at[~held], advantages[~held], ".", color=BLUE, markersize=4, alpha=0.5, label="token with gradient")
     ax.plot(at[held], advantages[held], "x", color=VERMILION, markersize=5, label="token without")
-    ax.set_title(f"No gradient: {held.float().mean():.1%} of {len(ratios)} tokens")
+    ax.title.set_text(f"No gradient: {held.float().mean():.1%} of {len(ratios)} tokens")
 
 
 def weights_figure(lengths: Sequence[int], limit: int, labels: Sequence[str] | None = None) -> Figure:

@@ -8,7 +8,7 @@ from sppo_lab.critic_figures import regression_figure, reliability_figure
 from sppo_lab.evaluate import critic_quality
 from sppo_lab.explorer_figures import VariancePanels, silent_share
 from sppo_lab.lens import Lens
-from sppo_lab.loss_figures import clip_figure
+from sppo_lab.loss_figures import ClipPanels
 from sppo_lab.variance_figures import separation_figure
 from sppo_lab.widgets.controls import choice, number, switch
 from sppo_lab.widgets.view import Explorer
@@ -45,8 +45,10 @@ def clip_explorer(ratios: Tensor | None = None, advantages: Tensor | None = None
         "dual_clip": number("dual clip at", 3.0, 1.1, 10.0, 0.1, "The bound, in units of |A|."),
     }
 
+    panels = ClipPanels(ratios, advantages)
+
     def draw(epsilon: float, epsilon_high: float, dual: bool, dual_clip: float) -> Figure:
-        return clip_figure(epsilon, epsilon_high, dual_clip if dual else None, ratios, advantages)
+        return panels.show(epsilon, epsilon_high, dual_clip if dual else None)
 
     def describe(epsilon: float, epsilon_high: float, dual: bool, dual_clip: float) -> str:
         beyond = f" and above {dual_clip:g}" if dual else ""

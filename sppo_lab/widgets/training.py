@@ -220,7 +220,8 @@ def responses_table(rows: Iterable[tuple[str, str, float]]) -> str:
         f"<td>{reward:.0f}</td></tr>"
         for prompt, text, reward in rows
     )
-    return f"<table><caption>Latest responses</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    caption = "<caption style='text-align: left'>Latest responses</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def command_line(config: Config) -> str:
