@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from sppo_lab.errors import LabError
-from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, keep_titles
+from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, empty, keep_titles
+
+BESIDE = {"frameon": False, "loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # a legend that no point can touch
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,42 @@ def paired(values: ArrayLike, outcomes: ArrayLike) -> tuple[np.ndarray, np.ndarr
 
 def reliability_figure(values: ArrayLike, outcomes: ArrayLike, bins: int = 10) -> Figure:
     """Reliability diagram: mean outcome against mean V per bin with 95 % intervals, and the prompts in each bin."""
-    found = reliability(values, outcomes, bins)
-    figure = Figure(figsize=(5.6, 5.6))
-    figure.subplots_adjust(left=0.12, right=0.97, bottom=0.09, top=0.94, hspace=0.1)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    draw_diagonal(upper, "calibrated")
+    return ReliabilityPanels().show(values, outcomes, bins)
+
+
+class ReliabilityPanels:
+    """The two panels of ``reliability_figure``, which ``show`` draws into as often as one likes."""
+
+    def __init__(self):
+        self.figure = Figure(figsize=(8.2, 5.6))
+        self.figure.subplots_adjust(left=0.085, right=0.67, bottom=0.09, top=0.94, hspace=0.1)
+        self.upper, self.lower = self.figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        self.upper.set(title="Reliability: what happened where the critic said V", ylabel="mean pass rate")
+        self.upper.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
+        self.lower.set(xlabel="V(s_p)", ylabel="prompts")
+        finish(self.upper, self.lower)
+
+    def show(self, values: ArrayLike, outcomes: ArrayLike, bins: int = 10) -> Figure:
+        """The one figure, of these values (N,) and outcomes (N,)."""
+        found = reliability(values, outcomes, bins)
+        empty(self.upper)
+        empty(self.lower)
+        draw_diagonal(self.upper, "calibrated")
+        draw_bins(self.upper, found)
+        bars = self.lower.bar((np.arange(bins) + 0.5) / bins, found.counts, 0.9 / bins, color=GREY)
+        self.lower.bar_label(bars, [str(count) if count else "" for count in found.counts], fontsize=8, padding=1)
+        self.lower.set_ylim(0, 1.25 * found.counts.max())
+        if self.upper.get_legend() is None:
+            self.upper.legend(**BESIDE)
+        return self.figure
+
+
+def draw_bins(ax: Axes, found: Reliability) -> None:
+    """The mean of each bin that holds something, with its interval inside [0, 1]."""
     low = np.minimum(found.margins, found.outcomes)
     high = np.minimum(found.margins, 1 - found.outcomes)
     filled = found.filled
-    upper.errorbar(
+    ax.errorbar(
         found.values[filled],
         found.outcomes[filled],
         yerr=[low[filled], high[filled]],
@@ -75,14 +104,6 @@ def reliability_figure(values: ArrayLike, outcomes: ArrayLike, bins: int = 10) -
         capsize=4,
         label="mean of a bin, 95 % interval",
     )
-    upper.set(title="Reliability: what happened where the critic said V", ylabel="mean pass rate")
-    upper.set(xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
-    upper.legend(frameon=False, loc="upper left", fontsize=9)
-    bars = lower.bar((np.arange(bins) + 0.5) / bins, found.counts, 0.9 / bins, color=GREY)
-    lower.bar_label(bars, [str(count) if count else "" for count in found.counts], fontsize=8, padding=1)
-    lower.set(xlabel="V(s_p)", ylabel="prompts", ylim=(0, 1.25 * found.counts.max()))
-    finish(upper, lower)
-    return figure
 
 
 def regression_figure(
@@ -94,8 +115,8 @@ def regression_figure(
     second line on the diagonal; the first is then flatter, because ``slope = Var(V) / Var(p)`` for such a critic.
     """
     values, pass_rates = paired(values, pass_rates)
-    figure = Figure(figsize=(5.6, 5.4))
-    figure.subplots_adjust(left=0.12, right=0.97, bottom=0.1, top=0.93)
+    figure = Figure(figsize=(8.2, 5.4))
+    figure.subplots_adjust(left=0.085, right=0.67, bottom=0.1, top=0.93)
     ax = figure.subplots()
     draw_diagonal(ax, "V = pass rate")
     ax.axhline(values.mean(), color=GREY, linestyle=":", linewidth=1, label="mean V")
@@ -109,7 +130,7 @@ def regression_figure(
         ax.plot(rates, said, style, color=color, linewidth=2, label=label)
     ax.set(title=title, xlabel="pass rate", ylabel="V(s_p)")
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    ax.legend(frameon=False, loc="upper left", fontsize=9)
+    ax.legend(**BESIDE)
     finish(ax)
     return figure
 

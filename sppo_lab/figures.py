@@ -103,6 +103,14 @@ def empty_series(ax: Axes, color: str, style: str) -> tuple[Line2D, Line2D]:
     return faint, strong
 
 
+def empty(ax: Axes) -> None:
+    """Take away what is drawn; the axes, their ticks, titles and legend stay, which take longest to make."""
+    for container in list(ax.containers):
+        container.remove()
+    for artist in [*ax.lines, *ax.patches, *ax.collections, *ax.texts]:
+        artist.remove()
+
+
 def keep_titles(axes: Iterable[Axes]) -> None:
     """Leave the titles where they are; else matplotlib measures every tick for them, a fifth of a redraw."""
     for ax in axes:

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from sppo_lab.advantage import divide_by_group_std, group_mean_advantage, sequence_advantage
-from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, keep_titles
+from sppo_lab.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, empty, keep_titles
 from sppo_lab.loss import TOKEN_WEIGHTS, clipped_high, clipped_low, clipped_surrogate
 
 GROUP_STYLES = ((ORANGE, "o", ":"), (GREEN, "s", "-."), (GREY, "^", ":"), ("black", "D", "-."))
@@ -132,12 +132,6 @@ class ClipPanels:
             (lines, names), (marks, meanings) = (ax.get_legend_handles_labels() for ax in (left, right))
             self.figure.legend(lines + marks, names + meanings, loc="lower center", ncols=6, frameon=False)
         return self.figure
-
-
-def empty(ax: Axes) -> None:
-    """Take away what is drawn; the axes, their ticks and their titles stay."""
-    for artist in [*ax.lines, *ax.patches, *ax.collections]:
-        artist.remove()
 
 
 def draw_loss(left: Axes, middle: Axes, edge: float, epsilon: float, upper: float, dual_clip: float | None) -> None:

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 import traitlets
 
 LABEL_WIDTH = "11em"
-ALONE = {"width": "22em", "margin": "2px calc(7em + 6px) 2px 2px"}  # of a field without slider: as wide as one with
+ALONE = {"width": "25em", "margin": "2px calc(4em + 6px) 2px 2px"}  # of a field without slider: as wide as one with
 
 
 def number(label: str, value: float, low: float, high: float, step: float, sentence: str = "") -> widgets.HBox:

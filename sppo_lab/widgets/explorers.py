@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sppo_lab.critic_figures import regression_figure, reliability_figure
+from sppo_lab.critic_figures import ReliabilityPanels, regression_figure
 from sppo_lab.evaluate import critic_quality
 from sppo_lab.explorer_figures import VariancePanels, silent_share
 from sppo_lab.lens import Lens
@@ -70,6 +70,8 @@ def critic_view(lens: Lens) -> Explorer:
         "bins": number("bins", 8, 4, 16, 1, "Of the reliability diagram."),
     }
 
+    panels = ReliabilityPanels()
+
     def at(step: int) -> tuple[pd.Series, pd.Series]:
         rows = lens.prompts[lens.prompts["step"] == step]
         return rows["value"], rows["solved"] / rows["samples"]
@@ -78,7 +80,7 @@ def critic_view(lens: Lens) -> Explorer:
         if view == "tail effect":
             return separation_figure(lens.separation)
         values, rates = at(step)
-        return reliability_figure(values, rates, bins) if view == "reliability" else regression_figure(values, rates)
+        return panels.show(values, rates, bins) if view == "reliability" else regression_figure(values, rates)
 
     def describe(step: int, view: str, bins: int) -> str:
         if view == "tail effect":
