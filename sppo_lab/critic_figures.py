@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -68,6 +69,7 @@ class ReliabilityPanels:
 
     def __init__(self):
         self.figure = Figure(figsize=(8.2, 5.6))
+        FigureCanvasAgg(self.figure)  # keeps its measures of words between redraws
         self.figure.subplots_adjust(left=0.085, right=0.67, bottom=0.09, top=0.94, hspace=0.1)
         self.upper, self.lower = self.figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         self.upper.set(title="Reliability: what happened where the critic said V", ylabel="mean pass rate")

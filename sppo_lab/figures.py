@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -63,6 +64,7 @@ class Comparison:
     def __init__(self, names: list[str]):
         width = 3.5 * len(names)
         self.figure = Figure(figsize=(width, 3.6))
+        FigureCanvasAgg(self.figure)  # keeps its measures of words between redraws
         self.figure.subplots_adjust(left=0.5 / width, right=1 - 0.1 / width, top=0.91, bottom=0.23, wspace=0.2)
         self.axes = dict(zip(names, self.figure.subplots(1, len(names), squeeze=False)[0], strict=True))
         self.lines: list[dict[str, tuple[Line2D, Line2D]]] = []  # a run's, by metric

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -107,6 +108,7 @@ class ClipPanels:
     def __init__(self, ratios: Tensor | None = None, advantages: Tensor | None = None):
         self.ratios, self.advantages = ratios, advantages
         self.figure, self.axes = panels(3, 10.6)
+        FigureCanvasAgg(self.figure)  # keeps its measures of words between redraws
         left, middle, right = self.axes
         left.set(title="Loss of a token", ylabel="loss", xlabel="ratio r")
         middle.set(title="Gradient by its log-probability", ylabel="gradient", xlabel="ratio r")
