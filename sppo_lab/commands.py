@@ -5,6 +5,7 @@ Heavy libraries are imported where they are used, so that help and ``verify`` an
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,9 @@ from sppo_lab.errors import LabError
 def run_train(options: argparse.Namespace) -> dict[str, Any]:
     fresh = not (options.resume and (Path(options.out) / "config.json").exists())
     config = Config.for_tier(options.tier, **chosen_settings(options)) if fresh else None  # mistakes are said at once
-    print("Loading the libraries, the model and the problems ...", file=sys.stderr, flush=True)
+    processes = os.environ.get("WORLD_SIZE", "1")
+    together = "" if processes == "1" else f" on {processes} processes"
+    print(f"Loading the libraries, the model and the problems{together} ...", file=sys.stderr, flush=True)
     from sppo_lab.experiment import Experiment
     from sppo_lab.recorder import Recorder
 

@@ -26,7 +26,7 @@ def place() -> tuple[int, int]:
     """This process's number, from 0, and how many there are; joins the others when it is first asked."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     return state.process_index, state.num_processes
 
 
