@@ -94,8 +94,9 @@ def broadcast_to_tokens(advantage: Tensor, response_mask: Tensor) -> Tensor:
 
 def divide_by_group_std(advantage: Tensor, rewards: Tensor, group_size: int) -> Tensor:
     """GRPO: divide a group's advantages, (B,) or (B, T), by the standard deviation of its rewards (Bessel) + 1e-4."""
-    std = rewards.view(-1, group_size).std(1).repeat_interleave(group_size) + GROUP_STD_EPSILON
-    return advantage / (std if advantage.dim() == 1 else std[:, None])
+    std = rewards.view(-1, group_size).std(1).repeat_interleave(group_size)
+    std = std if advantage.dim() == 1 else std[:, None]
+    return advantage / (std + GROUP_STD_EPSILON)
 
 
 def whiten(advantage: Tensor, mask: Tensor) -> Tensor:

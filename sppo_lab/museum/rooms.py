@@ -12,7 +12,7 @@ from sppo_lab.config import Config
 from sppo_lab.loss import probability_ratio
 from sppo_lab.models import load_policy
 from sppo_lab.museum import wrong
-from sppo_lab.rollout import response_logprobs, sample
+from sppo_lab.rollout import response_logprobs, sample_together
 from sppo_lab.trainer import Trainer
 from sppo_lab.value import Critic
 
@@ -106,7 +106,7 @@ BUGS = (
     ),
     Bug(
         name="the response mask is one place late",
-        right=sample,
+        right=sample_together,
         wrong=wrong.sample_with_late_mask,
         right_code=RIGHT_MASK,
         wrong_code="rollouts.response_mask = whole[:, rollouts.prompt_mask.shape[1] - 1 : -1]",
@@ -129,7 +129,7 @@ BUGS = (
     ),
     Bug(
         name="the end token is outside the loss",
-        right=sample,
+        right=sample_together,
         wrong=wrong.sample_with_mask_from_ids,
         right_code=RIGHT_MASK,
         wrong_code="rollouts.response_mask = rollouts.response_mask * (rollouts.response_ids != end)",

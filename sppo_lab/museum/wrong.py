@@ -15,7 +15,7 @@ from sppo_lab.models import Policy
 from sppo_lab.models import load_policy as right_load_policy
 from sppo_lab.rollout import Rollouts, position_ids
 from sppo_lab.rollout import response_logprobs as right_logprobs
-from sppo_lab.rollout import sample as right_sample
+from sppo_lab.rollout import sample_together as right_sample
 from sppo_lab.trainer import StepRecord, Trainer
 from sppo_lab.update import update_policy
 from sppo_lab.value import Critic
@@ -58,17 +58,17 @@ def load_policy_for_training(config: Config) -> Policy:
     return policy
 
 
-def sample_with_late_mask(policy: Policy, prompts: list[str], **settings: Any) -> Rollouts:
-    """Instead of ``sample``: the mask (B, T) is cut out one column early, as the logits are, so its 1s come late."""
-    rollouts = right_sample(policy, prompts, **settings)
+def sample_with_late_mask(policy: Policy, prompts: list[str], *settings: Any) -> Rollouts:
+    """Instead of ``sample_together``: the mask (B, T) is cut out a column early, as logits are, so its 1s come late."""
+    rollouts = right_sample(policy, prompts, *settings)
     whole = torch.cat([rollouts.prompt_mask, rollouts.response_mask], dim=1)
     rollouts.response_mask = whole[:, rollouts.prompt_mask.shape[1] - 1 : -1]
     return rollouts
 
 
-def sample_with_mask_from_ids(policy: Policy, prompts: list[str], **settings: Any) -> Rollouts:
-    """Instead of ``sample``: the mask (B, T) is made from token values, with the end token for padding."""
-    rollouts = right_sample(policy, prompts, **settings)
+def sample_with_mask_from_ids(policy: Policy, prompts: list[str], *settings: Any) -> Rollouts:
+    """Instead of ``sample_together``: the mask (B, T) is made from token values, with the end token for padding."""
+    rollouts = right_sample(policy, prompts, *settings)
     for end in policy.stop_ids:
         rollouts.response_mask = rollouts.response_mask * (rollouts.response_ids != end)
     return rollouts
