@@ -1,7 +1,9 @@
 """The comparison: every cell with every contestant, several times in turn; ratios with their spread; one picture."""
 
+import contextlib
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -68,10 +70,11 @@ def run_bench(setups: list[Setup], repeats: int, progress: Callable[..., Any] = 
 
 
 def take_turn(turn: tuple[str, Setup]) -> Timing:
-    """In a process of its own: one contestant on one cell."""
+    """In a process of its own: one contestant on one cell, whatever it prints left out."""
     name, setup = turn
     module, function = CONTESTANTS[name]
-    return getattr(importlib.import_module(module), function)(setup)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        return getattr(importlib.import_module(module), function)(setup)
 
 
 def ratio_table(rows: pd.DataFrame) -> pd.DataFrame:
