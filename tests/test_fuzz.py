@@ -63,7 +63,7 @@ def test_a_configuration_is_allowed_or_refused_in_words(values):
 OPTIONS = st.sampled_from(["--" + setting.name.replace("_", "-") for setting in fields(Config)])
 
 
-@examples(300)
+@examples(100)
 @given(st.lists(st.tuples(OPTIONS, st.text(max_size=8) | st.integers().map(str)), min_size=1, max_size=4))
 def test_a_command_line_is_understood_or_refused_in_words(pairs):
     """With ``--algorithm`` of a name that there is not, so that none of them starts a run."""
@@ -120,7 +120,7 @@ CHAIN_TASK = Task("chain-sum", CHAINS, CHAINS, chain_sum_rewards)
 
 
 @pytest.mark.slow
-@examples(60, phases=[Phase.generate])  # to make a failing run smaller takes minutes
+@examples(30, phases=[Phase.generate])  # to make a failing run smaller takes minutes
 @given(SMALL_RUNS)
 def test_settings_in_any_combination_train_or_are_refused_in_words(values):
     try:
@@ -199,7 +199,7 @@ def test_any_response_to_a_chain_is_scored(response, answer):
 
 
 @pytest.mark.slow
-@examples(300)
+@examples(150)
 @given(HOSTILE, st.sampled_from(["72", "-1", r"\frac{\pi}{2}", r"\text{Evelyn}", "(1, 2)", "x^2+1", r"\{1, 2\}"]))
 def test_any_response_to_a_problem_in_mathematics_is_scored_in_time(response, answer):
     pytest.importorskip("math_verify")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,28 +13,41 @@ from safetensors.torch import load_file
 from sppo_lab import parallel
 from sppo_lab.cli import main
 
+pytestmark = pytest.mark.xdist_group("parallel")  # one launch for all of them
+PROCESSES = 3
+RUNS = {
+    "sppo": ["--prompts-per-step", "5", "--mini-batches", "2", "--micro-batch-size", "2"],
+    "ppo": ["--prompts-per-step", "6", "--kl-coef", "0.1"],
+    "grpo": ["--prompts-per-step", "2", "--group-size", "3"],  # one process is left without prompts
+}
 SMALL = ["--max-new-tokens", "24", "--eval-prompts", "3", "--eval-samples", "2"]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
 
-def launch(processes, *arguments):
-    """Run a command of the lab on several processes."""
-    command = [*LAUNCH, "--num_processes", str(processes), "-m", "sppo_lab", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+def train(folder, algorithm, steps, *more):
+    out = str(folder / algorithm)
+    return ["train", "--out", out, "--algorithm", algorithm, "--steps", str(steps), *SMALL, *RUNS[algorithm], *more]
 
 
-def train(processes, out, *settings):
-    """What several processes print; one is this very process."""
-    arguments = ["train", "--out", str(out), *SMALL, *map(str, settings)]
-    if processes == 1:
-        assert main(arguments) == 0
-        return None
-    done = launch(processes, *arguments)
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """Each run with its first step in one process and two more in several; the directory, and what they printed."""
+    folder = tmp_path_factory.mktemp("together")
+    for algorithm in RUNS:
+        assert main(train(folder, algorithm, 1)) == 0
+    commands = [train(folder, algorithm, 3, "--resume") for algorithm in RUNS]
+    commands.append(["study", "--out", str(folder / "study"), "--algorithms", "sppo"])
+    script = [str(Path(__file__).parent / "parallel_runs.py"), json.dumps(commands)]
+    done = subprocess.run(
+        [*LAUNCH, "--num_processes", str(PROCESSES), *script],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
-    assert f"on {processes} processes" in done.stderr
-    return done
+    return folder, done
 
 
 def numbers(out):
@@ -45,46 +59,26 @@ def numbers(out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("processes", "settings"),
-    [
-        (2, ["--algorithm", "sppo", "--prompts-per-step", 5, "--mini-batches", 2, "--micro-batch-size", 2]),
-        (2, ["--algorithm", "ppo", "--prompts-per-step", 6, "--kl-coef", 0.1]),
-        (3, ["--algorithm", "grpo", "--prompts-per-step", 2, "--group-size", 3]),  # one process is left without prompts
-    ],
-    ids=["sppo", "ppo", "grpo"],
-)
-def test_the_same_metrics_as_in_one_process(processes, settings, tmp_path):
-    train(1, tmp_path / "one", "--steps", 3, *settings)
-    train(processes, tmp_path / "several", "--steps", 3, *settings)
-    (alone, counted), (together, counted_together) = numbers(tmp_path / "one"), numbers(tmp_path / "several")
+@pytest.mark.parametrize("algorithm", RUNS)
+def test_the_same_metrics_as_in_one_process(together, algorithm, tmp_path):
+    assert main(train(tmp_path, algorithm, 3)) == 0
+    (alone, counted), (several, counted_together) = numbers(tmp_path / algorithm), numbers(together[0] / algorithm)
     assert counted == counted_together
-    assert len(alone) == len(together) == 3
-    for one, several in zip(alone, together, strict=True):
-        assert several == pytest.approx(one, rel=1e-3, abs=1e-5)
-    adapter = "checkpoints/step-000003/adapter/adapter_model.safetensors"
-    first, second = load_file(tmp_path / "one" / adapter), load_file(tmp_path / "several" / adapter)
+    assert [step["step"] for step in alone] == [step["step"] for step in several] == [1, 2, 3]
+    for one, other in zip(alone, several, strict=True):
+        assert other == pytest.approx(one, rel=1e-3, abs=1e-5)
+    adapter = f"{algorithm}/checkpoints/step-000003/adapter/adapter_model.safetensors"
+    first, second = load_file(tmp_path / adapter), load_file(together[0] / adapter)
     assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
     assert any(tensor.abs().max() > 1e-4 for name, tensor in first.items() if "lora_B" in name)  # it did learn
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_several_processes_and_one_of_them_speaks(tmp_path):
-    out = tmp_path / "run"
-    train(1, out, "--steps", 1, "--prompts-per-step", 4)
-    done = train(2, out, "--steps", 2, "--prompts-per-step", 4, "--resume")
-    assert [step["step"] for step in numbers(out)[0]] == [1, 2]
-    assert done.stdout.count("and after:") == 1
-    assert done.stderr.count("Loading the libraries") == 1
-
-
-@pytest.mark.slow
-def test_mistakes_are_said(tmp_path):
-    refused = launch(2, "study", "--out", tmp_path, "--algorithms", "sppo", "--seeds", "0")
-    assert refused.returncode != 0 and "start study without it" in refused.stderr
-    (tmp_path / "notes").write_text("mine")
-    taken = launch(2, "train", "--out", tmp_path, *SMALL)
-    assert taken.returncode != 0 and "holds something other than a run" in taken.stderr
+def test_there_are_several_and_one_of_them_speaks(together):
+    done = together[1]
+    assert done.stderr.count(f"the problems on {PROCESSES} processes") == done.stdout.count("and after:") == len(RUNS)
+    assert done.stdout.count("[0, 0, 0, 2]") == PROCESSES
+    assert done.stderr.count("start study without it") == PROCESSES and not (together[0] / "study").exists()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 64])
