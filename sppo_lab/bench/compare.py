@@ -98,9 +98,12 @@ def ratio_table(rows: pd.DataFrame) -> pd.DataFrame:
 def bench_figure(rows: pd.DataFrame) -> Figure:
     """Seconds per batch against response tokens in it, sampling and the rest, for cells of full length."""
     full = rows[rows["full_length"]]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for ax, title in zip(figure.subplots(1, 2), ("sampling", "judging and updates"), strict=True):
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for ax, title in zip(axes, ("sampling", "judging and updates"), strict=True):
         draw_growth(ax, full, title)
+    lines = axes[0].get_legend_handles_labels()
+    figure.legend(*lines, title="responses per batch", loc="outside right center", frameon=False)
     return figure
 
 
@@ -121,8 +124,10 @@ def draw_growth(ax: Axes, rows: pd.DataFrame, title: str) -> None:
     ends = np.array([tokens.min(), tokens.max()])
     ax.plot(ends, floor.max() * ends / ends[1], ":", color=GREEN, label="linear growth")
     ax.set(xscale="log", yscale="log", xlabel="response tokens per batch", ylabel="seconds per batch", title=title)
+    sizes = sorted(set(tokens))
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.minorticks_off()
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(title="responses per batch", fontsize=8, frameon=False)
 
 
 def save_bench(folder: str | Path, rows: pd.DataFrame, ratios: pd.DataFrame) -> None:
