@@ -28,7 +28,7 @@ def main() -> None:
         folder = Path(name)
         write_notebook(folder, "dashboard", CELL)
         with jupyterlab(folder) as address:
-            page = chromium(playwright).new_page(viewport={"width": 1280, "height": 1100})
+            page = chromium(playwright).new_page(viewport={"width": 1280, "height": 1400})
             run_all(page, address, "dashboard")
             dashboard = page.locator(".lab-training")  # the page itself has other buttons of that name
             start = dashboard.get_by_role("button", name="Start")
