@@ -94,7 +94,7 @@ def measure(config: Config) -> Cost:
 def rehearse(config: Config) -> Cost:
     """Run two steps; the cost of the second, when everything is warm.  No response ends before its limit."""
     trainer = Trainer(config.replace(filter_groups=False))  # random models get no reward, and all would be replaced
-    trainer.policy = dataclasses.replace(trainer.policy, stop_ids=(-1,))
+    trainer.policy = trainer.policy.endless()
     trainer.train_step()
     times = trainer.train_step().metrics
     return Cost(peak_memory_mb(), times["step_time"] - times["time/update"], times["time/update"])

@@ -27,6 +27,7 @@ from sppo_lab.commands import (
 )
 from sppo_lab.config import TIERS, Config, describe_limits, field_type, is_switch, is_text, option
 from sppo_lab.errors import LabError
+from sppo_lab.processes import launched
 
 PATHS = ("data", "test_data")
 MAIN_SETTINGS = ("algorithm", "task", "data", "test_data", "model", "seed", "steps")
@@ -58,9 +59,10 @@ def one_voice(command: str) -> Iterator[None]:
 
     LabError for a command that would be done as often as there are processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command != "train":
+    number, processes = launched()
+    if processes > 1 and command != "train":
         raise LabError(f"accelerate launch runs train on several processes; start {command} without it.")
-    if int(os.environ.get("RANK", "0")) == 0:
+    if number == 0:
         yield
         return
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):

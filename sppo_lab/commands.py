@@ -5,7 +5,6 @@ Heavy libraries are imported where they are used, so that help and ``verify`` an
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +14,14 @@ from tqdm import tqdm
 
 from sppo_lab.config import TIERS, Config
 from sppo_lab.errors import LabError
+from sppo_lab.processes import launched
 
 
 def run_train(options: argparse.Namespace) -> dict[str, Any]:
     fresh = not (options.resume and (Path(options.out) / "config.json").exists())
     config = Config.for_tier(options.tier, **chosen_settings(options)) if fresh else None  # mistakes are said at once
-    processes = os.environ.get("WORLD_SIZE", "1")
-    together = "" if processes == "1" else f" on {processes} processes"
+    processes = launched()[1]
+    together = "" if processes == 1 else f" on {processes} processes"
     print(f"Loading the libraries, the model and the problems{together} ...", file=sys.stderr, flush=True)
     from sppo_lab.experiment import Experiment
     from sppo_lab.recorder import Recorder

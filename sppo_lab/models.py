@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,10 @@ class Policy:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    def endless(self) -> "Policy":
+        """The same, but no token ends a response, so that every one runs to its limit."""
+        return replace(self, stop_ids=(-1,))
 
 
 def load_policy(config: Config) -> Policy:

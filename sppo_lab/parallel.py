@@ -6,7 +6,6 @@ function here returns what it was given.
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
@@ -15,6 +14,7 @@ import torch.distributed
 from accelerate import PartialState
 from torch import Tensor
 
+from sppo_lab.processes import launched
 from sppo_lab.tasks.base import RewardFunction
 
 Item = TypeVar("Item")
@@ -24,7 +24,7 @@ Given = ParamSpec("Given")
 @functools.cache
 def place() -> tuple[int, int]:
     """This process's number, from 0, and how many there are; joins the others when it is first asked."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if launched()[1] == 1:
         return 0, 1
     state = PartialState(cpu=not torch.cuda.is_available())
     return state.process_index, state.num_processes

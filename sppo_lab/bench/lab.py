@@ -1,6 +1,5 @@
 """The lab's side of the comparison: its loop, and its sampling beside ``transformers.generate``."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 
@@ -34,7 +33,7 @@ def lab_config(setup: Setup) -> Config:
 def make_trainer(setup: Setup) -> Trainer:
     trainer = Trainer(lab_config(setup))
     if setup.full_length:
-        trainer.policy = dataclasses.replace(trainer.policy, stop_ids=(-1,))
+        trainer.policy = trainer.policy.endless()
     return trainer
 
 
@@ -73,12 +72,11 @@ def generate(trainer: Trainer, problems: list[Problem]) -> int:
     policy, limit = trainer.policy, trainer.config.max_new_tokens
     ids, mask = encode_prompts(policy, [problem.prompt for problem in problems], limit)
     ids, mask = ids.repeat_interleave(GROUP, 0), mask.repeat_interleave(GROUP, 0)
-    full = policy.stop_ids == (-1,)
     written = policy.model.generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=limit,
-        min_new_tokens=limit if full else None,
+        min_new_tokens=limit if policy.stop_ids == policy.endless().stop_ids else None,
         do_sample=True,
         temperature=1.0,
         top_k=0,
