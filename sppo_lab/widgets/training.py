@@ -125,10 +125,10 @@ class Training(Frame):
         self.status.value = f"{state}, saved in {escape(str(experiment.recorder.folder))}" if experiment else state
         if state == "failed":
             self.status.value = problem(self.worker.error)
-        for name, button in self.buttons.items():
-            button.disabled = name not in USABLE.get(state, ())
         if state in ("paused", "stopped", "done"):
             self.draw()
+        for name, button in self.buttons.items():  # last of all: who can press one sees where the run stands
+            button.disabled = name not in USABLE.get(state, ())
 
     def show_progress(self, label: str, done: int, total: int) -> None:
         self.progress.max, self.progress.value = total, done
