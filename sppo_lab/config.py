@@ -101,7 +101,7 @@ class Config:
     epochs: int = _setting(1, "passes over the sampled batch per step", min=1, max=100)
     mini_batches: int = _setting(2, "optimizer updates per pass: the batch is split into this many parts", min=1)
     micro_batch_size: int | None = _setting(
-        None, "responses per forward pass; smaller saves memory and changes nothing else", min=1
+        None, "responses per forward pass, at most; smaller saves memory and changes nothing else", min=1
     )
     max_grad_norm: float = _setting(1.0, "gradients longer than this are scaled down to it", above=0)
 

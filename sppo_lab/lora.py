@@ -63,21 +63,27 @@ def _activate(model: PeftModel, name: str) -> None:
 
 @contextlib.contextmanager
 def folded_adapter(model: PeftModel) -> Iterator[None]:
-    """Add the adapter into the base weights for a while, so that sampling pays for one matrix product, not three.
+    """Put plain layers with the adapter added into their weights in place for a while, without gradients.
 
-    Only in float32: coarser weights would round the adapter away.  Nothing is folded while the adapter is switched
-    off.  The base weights come back as exact copies: subtracting what was added would leave rounding behind.
+    Sampling then pays for one matrix product per layer, not three.  Only in float32: coarser weights would round the
+    adapter away.  Nothing is folded while the adapter is switched off.  The base weights come back as exact copies:
+    subtracting what was added would leave rounding behind.
     """
-    adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    if model.dtype != torch.float32 or any(module.disable_adapters for module in adapted):
+    adapted = {path: module for path, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    plain = {path: module.get_base_layer() for path, module in adapted.items()}
+    if any(layer.weight.dtype != torch.float32 for layer in plain.values()) or any(
+        module.disable_adapters for module in adapted.values()
+    ):
         yield
         return
-    layers = [module.get_base_layer() for module in adapted]
-    saved = [layer.weight.detach().clone() for layer in layers]
-    model.merge_adapter()
+    saved = {path: layer.weight.detach().clone() for path, layer in plain.items()}
     try:
+        for path, module in adapted.items():
+            for name in module.active_adapters:
+                plain[path].weight.data += module.get_delta_weight(name)
+            model.set_submodule(path, plain[path])
         yield
     finally:
-        model.unmerge_adapter()
-        for layer, weight in zip(layers, saved, strict=True):
-            layer.weight.data.copy_(weight)
+        for path, module in adapted.items():
+            plain[path].weight.data.copy_(saved[path])
+            model.set_submodule(path, module)

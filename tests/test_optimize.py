@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from sppo_lab.errors import NonFiniteError
-from sppo_lab.optimize import Learner, update_metrics
+from sppo_lab.optimize import PASS_COST, Learner, like_lengths, micro_batches, update_metrics
+from sppo_lab.rollout import Rollouts
 
 
 class Half(nn.Module):
@@ -91,3 +92,48 @@ def test_the_scale_is_saved():
 def test_left_out_updates_are_counted_and_spare_the_mean():
     assert update_metrics("policy", [2.0, None, 4.0]) == {"policy/grad_norm": 3.0, "policy/skipped_updates": 1.0}
     assert update_metrics("value", [None]) == {"value/grad_norm": 0.0, "value/skipped_updates": 1.0}
+
+
+def ragged(prompts: list[int], responses: list[int]) -> Rollouts:
+    """A batch of those lengths, the row's number as its reward."""
+    count, width, height = len(prompts), max(prompts), max(responses)
+    prompt_mask = (torch.arange(width) >= width - torch.tensor(prompts)[:, None]).long()
+    response_mask = (torch.arange(height) < torch.tensor(responses)[:, None]).long()
+    return Rollouts(
+        prompt_ids=prompt_mask,
+        prompt_mask=prompt_mask,
+        response_ids=response_mask,
+        response_mask=response_mask,
+        old_logprobs=torch.zeros(count, height),
+        truncated=torch.zeros(count, dtype=torch.bool),
+        group=torch.arange(count),
+        prompts=[""] * count,
+        texts=[""] * count,
+        rewards=torch.arange(count).float(),
+    )
+
+
+def test_rows_of_like_length_go_together_and_none_is_lost():
+    batch = ragged([3, 9, 3, 9, 3, 3], [40, 2, 5, 90, 40, 5])
+    parts = list(micro_batches(batch, 2))
+    assert [rows.tolist() for _, rows in parts] == [[2, 5], [1], [0, 4], [3]]
+    for part, rows in parts:
+        assert part.rewards.tolist() == rows.tolist()  # each part holds the rows that it names
+        assert part.response_ids.shape[1] == int(part.lengths.max()) and len(part) <= 2
+
+
+def test_a_cut_must_save_more_than_a_pass_costs():
+    cost = PASS_COST["cpu"]
+    assert like_lengths(torch.tensor([10, 10 + cost]), "cpu") == [2]
+    assert like_lengths(torch.tensor([10, 11 + cost]), "cpu") == [1, 1]
+    assert like_lengths(torch.tensor([10, 11 + cost]), "cuda") == [2]  # where a pass costs more
+    assert like_lengths(torch.tensor([7]), "cpu") == [1]
+    assert like_lengths(torch.full((50,), 7), "cpu") == [50]
+
+
+def test_cuts_leave_little_padding():
+    tokens = torch.randint(5, 200, (64,), generator=torch.Generator().manual_seed(0)).sort().values
+    sizes = like_lengths(tokens, "cpu")
+    padded = sum(len(part) * int(part[-1]) for part in tokens.split(sizes))
+    assert sum(sizes) == 64 and len(sizes) <= 16
+    assert padded + len(sizes) * PASS_COST["cpu"] < 1.2 * int(tokens.sum()) < 0.75 * 64 * int(tokens[-1])

@@ -149,7 +149,7 @@ def test_sampled_frequencies_are_the_models_probabilities(policy):
     assert chisquare(observed, [w * scale for w in wanted]).pvalue > 1e-4
 
 
-def test_finished_rows_leave_the_batch(policy):
+def test_a_prompt_is_read_once_and_finished_rows_leave_the_batch(policy):
     rows = []
     handle = policy.model.register_forward_pre_hook(
         lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
@@ -159,7 +159,7 @@ def test_finished_rows_leave_the_batch(policy):
     finally:
         handle.remove()
     lengths = got.lengths
-    assert rows == [int((lengths > t).sum()) for t in range(int(lengths.max()))]
+    assert rows == [len(PROMPTS)] + [int((lengths > t).sum()) for t in range(1, int(lengths.max()))]
 
 
 def test_greedy_equals_generate(policy):
