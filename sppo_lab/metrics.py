@@ -26,6 +26,8 @@ METRICS = {
     "stay below the mean entropy of the prompts' own solve rates",
     "value/correlation": "Pearson correlation of V with R over the batch; well below 1 even for a perfect critic, "
     "since R is 0 or 1",
+    "value/brier": "Brier score of V: mean of (V(s_p) - R)^2 over the batch, before the critic's update; 0.25 is a "
+    "coin, and E[p(1-p)] what no critic stays below",
     "value/grad_norm": "length of the critic's gradient before clipping, mean over its updates",
     "value/skipped_updates": "updates of the critic left out of the step because their gradient was not finite",
     "advantage/mean": "mean advantage; near 0 when the baseline matches the solve rate",
@@ -86,6 +88,7 @@ def batch_metrics(rollouts: Rollouts, group_size: int) -> dict[str, float]:
             "value/mean": values.mean(),
             "value/std": values.std(correction=0),
             "value/correlation": correlation(values, rewards),
+            "value/brier": (values - rewards).square().mean(),
         }
     return {name: float(number) for name, number in metrics.items()}
 

@@ -12,6 +12,7 @@ from sppo_lab.errors import LabError
 
 Verdict = Literal["survives", "refuted", "undecided"]
 GROUP_METHODS = ("grpo", "rloo", "dr-grpo", "dapo")
+CRITIC_COLUMNS = {"value/correlation": "V with R, Pearson", "value/brier": "V against R, Brier"}  # at the end of a run
 
 
 @dataclass(frozen=True)
@@ -188,11 +189,25 @@ def report_table(summary: pd.DataFrame, metrics: pd.DataFrame, target: float) ->
             "peak memory, MiB": f"{cell['peak_memory_mb'].max():.0f}",
             "advantage variance": bootstrap_mean(cell["advantage_variance"]),
         }
+        mine = metrics[(metrics["algorithm"] == key[0]) & (metrics["lr"] == key[1])]
+        for name, label in CRITIC_COLUMNS.items():
+            late = at_the_end(mine, name)
+            if len(late):
+                row[label] = bootstrap_mean(late)
         if cell["gradient_variance"].notna().all():
             row |= {
                 "gradient variance": f"{cell['gradient_variance'].mean():.3g}",
                 "rollouts without signal": bootstrap_mean(cell["rollouts_without_signal"]),
             }
         rows.append({name: "" if value is None else str(value) for name, value in row.items()})
-    # The row of sppo has no difference to sppo: the longest row says which columns there are, and in which order.
-    return pd.DataFrame(rows, columns=list(max(rows, key=len))).fillna("")
+    # The row of sppo has no difference to sppo, that of grpo no critic: the longest rows say the order of the columns.
+    columns = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
+    return pd.DataFrame(rows, columns=list(columns)).fillna("")
+
+
+def at_the_end(steps: pd.DataFrame, name: str) -> np.ndarray:
+    """The mean of a metric over the last quarter of each run, one per seed; empty where it was not measured."""
+    if name not in steps:
+        return np.array([])
+    late = steps[steps["step"] > 0.75 * steps["step"].max()]
+    return late.groupby("seed")[name].mean().dropna().to_numpy()

@@ -151,6 +151,14 @@ def test_the_table_and_verdict_of_a_study():
     assert verdict(summary[summary["algorithm"] != "ppo"])[0] is None
 
 
+def test_the_table_says_how_good_a_critic_is_at_the_end():
+    summary, metrics = made_up_study()
+    metrics["value/brier"] = (0.25 - 0.01 * metrics["step"]).where(metrics["algorithm"] != "grpo")
+    table = report_table(summary, metrics, target=0.72).set_index("algorithm")["V against R, Brier"]
+    assert table["sppo"] == "0.160 [0.160, 0.160]"  # the mean of steps 8, 9 and 10
+    assert table["grpo"] == ""
+
+
 def test_a_search_has_no_verdict_and_no_differences():
     summary, metrics = made_up_study()
     search = pd.concat([summary, summary.assign(lr=1e-3)])
