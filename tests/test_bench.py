@@ -1,9 +1,11 @@
 from collections import Counter
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
+from sppo_lab.bench import floor
 from sppo_lab.bench.compare import RATIOS, bench_figure, cells, ratio_table, run_bench
 from sppo_lab.bench.floor import layer_shapes
 from sppo_lab.bench.lab import sample_with_generate, sample_with_lab, train_with_lab
@@ -93,3 +95,14 @@ def test_a_missing_trl_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(LabError, match=r"pip install 'sppo-lab\[bench\]'"):
         run_bench(cells("tiny", [16], ["ragged"], 1), 1)
+
+
+def test_the_floor_counts_each_prompt_once_and_no_padding(monkeypatch):
+    monkeypatch.setattr(floor, "product_seconds", lambda rows, shapes, like: rows)
+    mask = torch.tensor([[1, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 0]])
+    batch = SimpleNamespace(
+        group=torch.tensor([0, 0, 1, 1]), prompt_mask=mask.flip(1)[[0, 0, 1, 1]], response_mask=mask
+    )
+    model = torch.nn.Linear(2, 2)
+    assert floor.sample_floor(model, batch) == (1 + 3) + 2 + 1  # prompts, then what ends later than the first token
+    assert floor.update_floor(model, batch) == 2 * ((1 + 1 + 3 + 3) + (1 + 3 + 2 + 1))

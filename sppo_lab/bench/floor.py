@@ -37,15 +37,16 @@ def product_seconds(rows: int, shapes: Counter[tuple[int, int]], like: torch.Ten
 
 
 def sample_floor(model: nn.Module, batch: Rollouts) -> float:
-    """The prompts at once, then each position for the responses that have not ended."""
+    """Each prompt once, all together, then each position for the responses that have not ended; no padding."""
     shapes, like = layer_shapes(model), next(model.parameters())
-    seconds = product_seconds(batch.prompt_ids.numel(), shapes, like)
+    firsts = batch.group.diff(prepend=batch.group.new_full((1,), -1)) != 0  # one response to each prompt
+    seconds = product_seconds(int(batch.prompt_mask[firsts].sum()), shapes, like)
     going = batch.response_mask.sum(0)[1:].tolist()  # rows that a position still had to be computed for
     by_rows = {rows: product_seconds(rows, shapes, like) for rows in set(going)}
     return seconds + sum(by_rows[rows] for rows in going)
 
 
 def update_floor(model: nn.Module, batch: Rollouts) -> float:
-    """Every token forward once and backward once: frozen weights need no gradient of their own."""
-    tokens = batch.prompt_ids.numel() + batch.response_ids.numel()
+    """Every token forward once and backward once, no padding: frozen weights need no gradient of their own."""
+    tokens = int(batch.prompt_mask.sum() + batch.response_mask.sum())
     return 2 * product_seconds(tokens, layer_shapes(model), next(model.parameters()))
