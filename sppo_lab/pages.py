@@ -8,6 +8,7 @@ import copy
 import html
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,16 +76,17 @@ def build_pages(folder: Path, out: Path) -> list[Path]:
     """
     notebooks = {path: nbformat.read(path, as_version=4) for path in sorted(folder.glob("[0-9]*.ipynb"))}
     out.mkdir(parents=True, exist_ok=True)
-    written = []
+    written, seconds = [], {}
     cells = sum(cell.cell_type == "code" for notebook in notebooks.values() for cell in notebook.cells)
     with tqdm(total=cells, unit=" cells") as progress:
         for path, notebook in notebooks.items():
             progress.set_description(path.stem)
-            page = out / f"{path.stem}.html"
+            page, started = out / f"{path.stem}.html", time.monotonic()
             page.write_text(as_page(executed(notebook, path.name, progress.update), path.stem), encoding="utf-8")
+            seconds[path] = time.monotonic() - started
             written.append(page)
     index = out / "index.html"
-    index.write_text(index_page(notebooks), encoding="utf-8")
+    index.write_text(index_page(notebooks, seconds), encoding="utf-8")
     return [*written, index]
 
 
@@ -127,17 +129,18 @@ def as_page(notebook: NotebookNode, title: str) -> str:
     return exporter.from_notebook_node(notebook)[0]
 
 
-def index_page(notebooks: dict[Path, NotebookNode]) -> str:
-    """A list of the notebooks, each with its heading and what its first cell promises."""
-    entries = [_entry(path.stem, notebook.cells[0].source) for path, notebook in notebooks.items()]
+def index_page(notebooks: dict[Path, NotebookNode], seconds: dict[Path, float]) -> str:
+    """A list of the notebooks, each with its heading, what its first cell promises, and the seconds it took."""
+    entries = [_entry(path.stem, notebook.cells[0].source, seconds[path]) for path, notebook in notebooks.items()]
     return INDEX.format(version=__version__, entries="\n".join(entries))
 
 
-def _entry(name: str, first: str) -> str:
+def _entry(name: str, first: str, seconds: float) -> str:
     heading = first.split("\n", 1)[0].removeprefix("# ")
     points = re.findall(r"^- (.*(?:\n  .*)*)", first, re.MULTILINE)
     items = "".join(f"<li>{_emphasised(html.escape(' '.join(point.split())))}</li>" for point in points)
-    return f'<h2><a href="{name}.html">{html.escape(heading)}</a></h2>\n<p>After it you can</p>\n<ul>{items}</ul>'
+    link, took = f'<a href="{name}.html">{html.escape(heading)}</a>', f"<p>Run here in {seconds / 60:.1f} minutes.</p>"
+    return f"<h2>{link}</h2>\n<p>After it you can</p>\n<ul>{items}</ul>\n{took}"
 
 
 def _emphasised(text: str) -> str:

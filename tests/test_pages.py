@@ -44,6 +44,7 @@ def test_there_is_a_page_for_each_notebook_and_an_index(pages):
     assert all(f'href="{name}"' in pages["index.html"] for name in list(pages)[:2])
     assert "say what a page <em>is</em>, and that &lt;b&gt; is text;" in pages["index.html"]
     assert 'href="index.html"' in pages["90_page.html"]
+    assert len(re.findall(r"Run here in \d+\.\d minutes", pages["index.html"])) == 2
 
 
 def test_a_page_holds_what_the_cells_put_out(pages):
