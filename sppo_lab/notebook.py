@@ -4,6 +4,7 @@ and tables."""
 import base64
 import io
 import os
+import threading
 from collections.abc import Iterable
 from html import escape
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 Size = TypeVar("Size")
+DRAWING = threading.RLock()  # matplotlib draws in one thread at a time; cells, front ends and runs call from several
 
 
 def size(teaching: Size, short: Size) -> Size:
@@ -30,7 +32,8 @@ def picture(figure: Figure, description: str) -> HTML:
 def image_html(figure: Figure, description: str, dpi: int = 100) -> str:
     """The figure as an HTML element, its pixels inside it and the description as its alternative text."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi, pil_kwargs={"compress_level": 1})  # a little larger, several times as fast
+    with DRAWING:
+        figure.savefig(buffer, dpi=dpi, pil_kwargs={"compress_level": 1})  # a little larger, several times as fast
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{escape(description)}" src="data:image/png;base64,{encoded}" style="max-width: 100%">'
 

@@ -1,7 +1,9 @@
+import threading
+
 from matplotlib.figure import Figure
 
 from sppo_lab.errors import LabError
-from sppo_lab.notebook import picture, size, table
+from sppo_lab.notebook import DRAWING, picture, size, table
 
 
 def test_sizes_shrink_only_where_asked(monkeypatch):
@@ -14,6 +16,16 @@ def test_sizes_shrink_only_where_asked(monkeypatch):
 def test_a_picture_has_a_description():
     html = picture(Figure(figsize=(1, 1)), 'the "loss" < 1').data
     assert 'alt="the &quot;loss&quot; &lt; 1"' in html and "data:image/png;base64," in html
+
+
+def test_a_cells_picture_waits_for_a_dashboard_that_draws():
+    thread = threading.Thread(target=picture, args=(Figure(figsize=(1, 1)), "a figure"), daemon=True)
+    with DRAWING:
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_a_table_shows_text_as_text():

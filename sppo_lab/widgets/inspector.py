@@ -7,10 +7,11 @@ import ipywidgets as widgets
 
 from sppo_lab.errors import LabError
 from sppo_lab.models import load_tokenizer
+from sppo_lab.notebook import DRAWING
 from sppo_lab.recorder import Recorder
 from sppo_lab.token_views import Row, response_html, response_sentence, usable_views
 from sppo_lab.widgets.controls import choice, number, on_change, raise_to, tagged, values_of
-from sppo_lab.widgets.view import DRAWING, Frame, heading, problem
+from sppo_lab.widgets.view import Frame, heading, problem
 
 
 class Inspector(Frame):

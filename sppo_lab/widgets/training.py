@@ -16,11 +16,11 @@ from sppo_lab.algorithms import ALGORITHMS
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.figures import Comparison
-from sppo_lab.notebook import image_html
+from sppo_lab.notebook import DRAWING, image_html
 from sppo_lab.processes import peak_memory_mb
 from sppo_lab.trainer import StepRecord
 from sppo_lab.widgets.controls import choice, number, on_change, tagged, values_of
-from sppo_lab.widgets.view import DPI, DRAWING, Frame, heading, problem
+from sppo_lab.widgets.view import DPI, Frame, heading, problem
 from sppo_lab.widgets.worker import ENDED, State, Worker
 
 CURVES = ["reward", "completions/mean_length", "advantage/variance"]

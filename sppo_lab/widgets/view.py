@@ -1,6 +1,5 @@
 """A picture that is redrawn in place, and the frame that every dashboard shares."""
 
-import threading
 import traceback
 from collections.abc import Callable, Mapping
 from html import escape
@@ -10,11 +9,10 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 
 from sppo_lab.errors import LabError
-from sppo_lab.notebook import image_html
+from sppo_lab.notebook import DRAWING, image_html
 from sppo_lab.widgets.controls import on_change, tagged, values_of
 
 DPI = 80  # of pictures that are redrawn
-DRAWING = threading.Lock()  # matplotlib draws in one thread at a time; front ends and runs call from several
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
