@@ -19,7 +19,7 @@ from sppo_lab.checkpoint import load_weights
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
 from sppo_lab.evaluate import EVALUATION_SEED, Evaluation, evaluate
-from sppo_lab.figures import run_figure
+from sppo_lab.figures import DRAWING, run_figure
 from sppo_lab.gradient import gradient_noise, sample_gradients
 from sppo_lab.parallel import anywhere, is_main, main_only, wait
 from sppo_lab.processes import finishing, peak_memory_mb
@@ -127,7 +127,8 @@ class Experiment:
     @main_only
     def save_figure(self) -> None:
         """Draw the run as it stands: DIR/figure.png."""
-        run_figure(self.recorder).savefig(self.recorder.folder / "figure.png", dpi=120)
+        with DRAWING:
+            run_figure(self.recorder).savefig(self.recorder.folder / "figure.png", dpi=120)
 
     def summary(self) -> dict[str, Any]:
         """The run in a few numbers; those of the evaluations are None until it has ended."""

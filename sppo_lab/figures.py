@@ -4,6 +4,7 @@ The colours are Okabe and Ito's, which people with colour-vision deficiencies ca
 style as well.
 """
 
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from sppo_lab.evaluate import Evaluation, critic_quality
 if TYPE_CHECKING:
     from sppo_lab.recorder import Recorder
 
+DRAWING = threading.RLock()  # matplotlib draws in one thread at a time; cells, front ends and runs call from several
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
 RUN_STYLES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":"))
 

@@ -4,7 +4,6 @@ and tables."""
 import base64
 import io
 import os
-import threading
 from collections.abc import Iterable
 from html import escape
 from typing import Any, TypeVar
@@ -12,8 +11,9 @@ from typing import Any, TypeVar
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
+from sppo_lab.figures import DRAWING
+
 Size = TypeVar("Size")
-DRAWING = threading.RLock()  # matplotlib draws in one thread at a time; cells, front ends and runs call from several
 
 
 def size(teaching: Size, short: Size) -> Size:

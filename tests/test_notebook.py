@@ -3,7 +3,8 @@ import threading
 from matplotlib.figure import Figure
 
 from sppo_lab.errors import LabError
-from sppo_lab.notebook import DRAWING, picture, size, table
+from sppo_lab.figures import DRAWING
+from sppo_lab.notebook import picture, size, table
 
 
 def test_sizes_shrink_only_where_asked(monkeypatch):

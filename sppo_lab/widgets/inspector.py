@@ -6,8 +6,8 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from sppo_lab.errors import LabError
+from sppo_lab.figures import DRAWING
 from sppo_lab.models import load_tokenizer
-from sppo_lab.notebook import DRAWING
 from sppo_lab.recorder import Recorder
 from sppo_lab.token_views import Row, response_html, response_sentence, usable_views
 from sppo_lab.widgets.controls import choice, number, on_change, raise_to, tagged, values_of

@@ -15,8 +15,8 @@ import pandas as pd
 from sppo_lab.algorithms import ALGORITHMS
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
-from sppo_lab.figures import Comparison
-from sppo_lab.notebook import DRAWING, image_html
+from sppo_lab.figures import DRAWING, Comparison
+from sppo_lab.notebook import image_html
 from sppo_lab.processes import peak_memory_mb
 from sppo_lab.trainer import StepRecord
 from sppo_lab.widgets.controls import choice, number, on_change, tagged, values_of

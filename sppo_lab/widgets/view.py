@@ -9,7 +9,8 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 
 from sppo_lab.errors import LabError
-from sppo_lab.notebook import DRAWING, image_html
+from sppo_lab.figures import DRAWING
+from sppo_lab.notebook import image_html
 from sppo_lab.widgets.controls import on_change, tagged, values_of
 
 DPI = 80  # of pictures that are redrawn
