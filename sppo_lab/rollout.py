@@ -221,7 +221,8 @@ def sample_together(
     with folded_adapter(policy.model):
         scores, cache = next_scores(policy, prompt_ids, prompt_mask, None, temperature)
         scores, mask = scores[group], prompt_mask[group]
-        cache.batch_select_indices(group)
+        if group_size > 1:
+            cache.batch_select_indices(group)
         for position in range(max_new_tokens):
             tokens = scores.argmax(-1) if noise is None else draw(scores, noise[active, position])
             response_ids[active, position] = tokens
