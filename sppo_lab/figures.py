@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from sppo_lab.evaluate import Evaluation, critic_quality
 
@@ -147,6 +148,7 @@ def draw_reward(ax: Axes, metrics: pd.DataFrame, before: Evaluation | None, afte
                 textcoords="offset points",
                 ha="left" if side > 0 else "right",
                 color=VERMILION,
+                path_effects=[withStroke(linewidth=3, foreground="white")],  # where it lies on a curve
             )
     ax.set(title="Reward", xlabel="step", ylabel="share of right responses", ylim=(-0.03, 1.08))
     ax.legend(frameon=False, loc="lower right")
@@ -198,7 +200,7 @@ def draw_clipping(ax: Axes, metrics: pd.DataFrame) -> None:
         return
     draw_series(ax, metrics, "clip_ratio/high_mean", BLUE, "upper bound, A > 0")
     draw_series(ax, metrics, "clip_ratio/low_mean", VERMILION, "lower bound, A < 0", style="--")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(bottom=-0.04 * ax.get_ylim()[1])  # so that a line at 0 is seen
     ax.legend(frameon=False)
 
 

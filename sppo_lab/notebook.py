@@ -39,12 +39,12 @@ def image_html(figure: Figure, description: str, dpi: int = 100) -> str:
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> HTML:
-    """A plain table, every cell aligned to the left, fractions to four significant digits."""
+    """A plain table, every cell aligned to the left, fractions to four significant digits, a dash for None."""
     head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in columns)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
 def _cell(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
     return f"<td style='text-align:left'>{escape(text)}</td>"

@@ -113,7 +113,7 @@ def executed(notebook: NotebookNode, name: str, advance: Callable[[], object] = 
 def as_page(notebook: NotebookNode, title: str) -> str:
     """An executed notebook as HTML: links lead to the other pages, widgets give way to their pictures.
 
-    What was written to stderr is left out: progress bars, which say nothing once a cell has ended.
+    Progress bars are left out, which say nothing once a cell has ended.
     """
     notebook = copy.deepcopy(notebook)
     notebook.metadata["title"] = title
@@ -121,12 +121,17 @@ def as_page(notebook: NotebookNode, title: str) -> str:
         if cell.cell_type == "markdown":
             cell.source = NOTEBOOK_LINK.sub(r"](\1.html", cell.source)
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if not is_progress(output)]
             for output in cell.outputs:
-                if "text/html" in output.get("data", {}):
-                    output.data.pop(WIDGET_VIEW, None)
+                output.get("data", {}).pop(WIDGET_VIEW, None)
     exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=[DictLoader({"page.html.j2": PAGE})])
     return exporter.from_notebook_node(notebook)[0]
+
+
+def is_progress(output: NotebookNode) -> bool:
+    """Whether an output is a progress bar: on stderr, or a widget that has no picture of itself."""
+    data = output.get("data", {})
+    return output.get("name") == "stderr" or (WIDGET_VIEW in data and "text/html" not in data)
 
 
 def index_page(notebooks: dict[Path, NotebookNode], seconds: dict[Path, float]) -> str:

@@ -21,7 +21,8 @@ print("half way", file=sys.stderr)
 table(["what"], [("printed by a cell",)])"""
 WIDGET = f"""from IPython.display import display
 view = {{"version_major": 2, "version_minor": 0, "model_id": "x"}}
-display({{"{WIDGET_VIEW}": view, "text/html": "<i>stand-in</i>"}}, raw=True)"""
+display({{"{WIDGET_VIEW}": view, "text/html": "<i>stand-in</i>"}}, raw=True)
+display({{"{WIDGET_VIEW}": view, "text/plain": "training:   0%|"}}, raw=True)"""
 
 
 def series(folder, *codes: str):
@@ -56,8 +57,9 @@ def test_a_link_to_a_notebook_leads_to_its_page(pages):
     assert 'href="91_page.html"' in pages["90_page.html"] and ".ipynb" not in pages["90_page.html"]
 
 
-def test_widgets_give_way_to_what_stands_in_for_them(pages):
+def test_widgets_give_way_to_what_stands_in_for_them_and_progress_bars_to_nothing(pages):
     assert "<i>stand-in</i>" in pages["91_page.html"] and '"model_id": "x"' not in pages["91_page.html"]
+    assert "<pre>training:" not in pages["91_page.html"]
 
 
 def test_only_mathjax_comes_from_elsewhere(pages):

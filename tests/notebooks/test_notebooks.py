@@ -54,7 +54,7 @@ def test_the_readme_promises_the_minutes_of_the_notebooks():
     readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
     promised = dict(re.findall(r"^\| \[.*?\]\(notebooks/(.*?\.ipynb)\).* \| (\d+) \|$", readme, flags=re.M))
     said = {
-        path.name: re.search(r"About (\d+) minutes", nbformat.read(path, 4).cells[0].source)[1] for path in NOTEBOOKS
+        path.name: re.search(r"About (\d+) minutes?", nbformat.read(path, 4).cells[0].source)[1] for path in NOTEBOOKS
     }
     assert promised == said
 
@@ -101,7 +101,7 @@ def test_it_reads_as_a_notebook_of_the_series(path):
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert len(re.findall(r"^# ", prose, flags=re.M)) == 1
     first = notebook.cells[0].source
-    assert "After this notebook you can" in first and re.search(r"About \d+ minutes", first)
+    assert "After this notebook you can" in first and re.search(r"About \d+ minutes?", first)
     assert "**Predict" in prose and "not shown" in prose.lower()
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     assert max(len(cell.splitlines()) for cell in code[1:]) <= 16  # the set-up cell is written by publish
