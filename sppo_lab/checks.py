@@ -66,6 +66,8 @@ class Exercise:
                 raise
             except Exception as error:  # the student's own code may raise anything
                 return f"your code raised {type(error).__name__}: {error}"
+            if given is None:
+                return "it returns nothing: is a return missing?"
             if problem := unlike(given, wanted):
                 return problem
             found.append((given, wanted, case))
@@ -85,7 +87,7 @@ def evaluated(answer: Any, case: tuple[Any, ...]) -> Any:
     if not callable(answer):
         return answer
     result = answer(*(item.clone() if isinstance(item, Tensor) else item for item in case))
-    if result is None or result is Ellipsis:
+    if result is Ellipsis:
         raise NotImplementedError
     return result
 
@@ -93,14 +95,20 @@ def evaluated(answer: Any, case: tuple[Any, ...]) -> Any:
 def unlike(given: Any, wanted: Any) -> str | None:
     """What is wrong with the kind or the shape of an answer, before its numbers are looked at."""
     if isinstance(wanted, tuple):
-        if not isinstance(given, tuple) or len(given) != len(wanted):
-            return f"it should return {len(wanted)} things"
+        if not isinstance(given, tuple):
+            return f"it should return a tuple of {len(wanted)}, and returns {type(given).__name__}"
+        if len(given) != len(wanted):
+            return f"it should return a tuple of {len(wanted)}, and returns one of {len(given)}"
         return next(filter(None, map(unlike, given, wanted)), None)
     if isinstance(wanted, Tensor):
         if not isinstance(given, Tensor):
             return f"it should return a tensor of shape {tuple(wanted.shape)}, and returns {type(given).__name__}"
         if given.shape != wanted.shape:
             return f"it should return the shape {tuple(wanted.shape)}, and returns {tuple(given.shape)}"
+        if wanted.dtype == torch.bool and given.dtype != torch.bool:
+            return f"it should return booleans, and returns {str(given.dtype).removeprefix('torch.')}"
+    elif isinstance(wanted, list) != isinstance(given, list):
+        return f"it should return a {type(wanted).__name__}, and returns {type(given).__name__}"
     elif isinstance(wanted, str) != isinstance(given, str):
         return f"expected {type(wanted).__name__}, found {type(given).__name__}"
     return None
@@ -123,8 +131,9 @@ def shown(value: Any) -> str:
     if isinstance(value, tuple):
         return "\n".join(map(shown, value))
     if isinstance(value, Tensor):
-        return str([round(number, 4) for number in value.tolist()] if value.dim() == 1 else value.tolist())[:200]
-    return str(value)[:200]
+        value = [round(number, 4) for number in value.tolist()] if value.dim() == 1 else value.tolist()
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 RESULTS: dict[str, bool] = {}  # exercise to whether its latest check in this session passed
@@ -134,6 +143,8 @@ def check(number: str, attempt: Any) -> Any:
     """Compare an attempt with the exercise of that number and say what is wrong.  Returns a piece to go on with."""
     from sppo_lab.exercises import EXERCISES
 
+    if number not in EXERCISES:
+        raise LabError(f"there is no exercise {number}: the numbers are {', '.join(EXERCISES)}.")
     exercise = EXERCISES[number]
     try:
         problem = exercise.diagnose(attempt)
@@ -145,7 +156,7 @@ def check(number: str, attempt: Any) -> Any:
         return attempt
     if os.environ.get(STRICT):
         raise CheckFailed(f"Exercise {number}: {problem}")
-    print(f"Exercise {number}: {problem}.".replace("..", "."))
+    print(f"Exercise {number}: {problem}{'' if problem.endswith(('.', '?', '…')) else '.'}")
     if exercise.piece:
         print(f"The notebook goes on with {exercise.piece}.")
     return exercise.answer

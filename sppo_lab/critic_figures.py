@@ -113,8 +113,8 @@ def regression_figure(
 ) -> Figure:
     """V against pass rate, a dot per prompt, with the mean of each given the other.
 
-    The prompts are cut into ``groups`` of equal size, once by pass rate and once by V.  A calibrated critic has its
-    second line on the diagonal; the first is then flatter, because ``slope = Var(V) / Var(p)`` for such a critic.
+    The prompts are cut into ``groups`` of about equal size, once by pass rate and once by V.  A calibrated critic has
+    its second line on the diagonal; the first is then flatter, because ``slope = Var(V) / Var(p)`` for such a critic.
     """
     values, pass_rates = paired(values, pass_rates)
     figure = Figure(figsize=(8.2, 5.4))
@@ -127,7 +127,7 @@ def regression_figure(
         (pass_rates, "-o", BLUE, "mean V at a pass rate"),
         (values, "--s", VERMILION, "mean pass rate at a V"),
     ):
-        parts = np.array_split(np.argsort(key, kind="stable"), min(groups, len(key)))
+        parts = equal_parts(key, groups)
         rates, said = ([column[part].mean() for part in parts] for column in (pass_rates, values))
         ax.plot(rates, said, style, color=color, linewidth=2, label=label)
     ax.set(title=title, xlabel="pass rate", ylabel="V(s_p)")
@@ -135,6 +135,15 @@ def regression_figure(
     ax.legend(**BESIDE)
     finish(ax)
     return figure
+
+
+def equal_parts(key: np.ndarray, groups: int) -> list[np.ndarray]:
+    """Rows in at most ``groups`` parts of about equal size by ascending key; equal keys stay together."""
+    order = np.argsort(key, kind="stable")
+    starts = np.flatnonzero(np.diff(key[order])) + 1  # where another key begins
+    wanted = np.arange(1, groups) * len(key) / groups
+    cuts = {int(starts[np.abs(starts - place).argmin()]) for place in wanted} if len(starts) else set()
+    return np.split(order, sorted(cuts))
 
 
 def bce_gradient(value: ArrayLike, reward: ArrayLike) -> np.ndarray:

@@ -136,8 +136,14 @@ def silent_share(p, group_size: int):
     return p**group_size + (1 - p) ** group_size
 
 
+def squared_error(p, error: float):
+    """Mean of ``(p - V)^2`` for V off by ``error``, up as often as down, kept inside 0 to 1; p a number or array."""
+    up, down = np.minimum(p + error, 1) - p, p - np.maximum(p - error, 0)
+    return (up**2 + down**2) / 2
+
+
 class SecondMoment:
-    """``E[A^2] = p(1 - p) + error^2``."""
+    """``E[A^2] = p(1 - p) + (p - V)^2``."""
 
     def __init__(self, ax: Axes, measured: pd.DataFrame | None):
         self.ax, self.coin = ax, P * (1 - P)
@@ -149,9 +155,9 @@ class SecondMoment:
         draw_legend(ax, 0.28)
 
     def show(self, solve_rate: float, error: float) -> None:
-        lower, upper = np.stack([P, self.coin]), np.stack([P, self.coin + error**2])
+        lower, upper = np.stack([P, self.coin]), np.stack([P, self.coin + squared_error(P, error)])
         self.band.set_xy(np.concatenate([lower, upper[:, ::-1]], 1).T)
-        self.mark.set_data([solve_rate], [solve_rate * (1 - solve_rate) + error**2])
+        self.mark.set_data([solve_rate], [solve_rate * (1 - solve_rate) + squared_error(solve_rate, error)])
         self.ax.set_ylim(0, 1.6 * upper[1].max())
 
 

@@ -68,12 +68,13 @@ class Comparison:
         width = 3.5 * len(names)
         self.figure = Figure(figsize=(width, 3.6))
         FigureCanvasAgg(self.figure)  # keeps its measures of words between redraws
-        self.figure.subplots_adjust(left=0.5 / width, right=1 - 0.1 / width, top=0.91, bottom=0.23, wspace=0.2)
+        self.figure.subplots_adjust(left=0.5 / width, right=1 - 0.22 / width, top=0.91, bottom=0.23, wspace=0.2)
         self.axes = dict(zip(names, self.figure.subplots(1, len(names), squeeze=False)[0], strict=True))
         self.lines: list[dict[str, tuple[Line2D, Line2D]]] = []  # a run's, by metric
         for name, ax in self.axes.items():
             ax.set(title=name, xlabel="step")
             ax.locator_params(nbins=6)
+            ax.xaxis.get_major_locator().set_params(integer=True)
             ax.spines[["top", "right"]].set_visible(False)
         keep_titles(self.axes.values())
         self.shown: list[str] = []

@@ -65,8 +65,8 @@ def response_html(row: Row, tokens: list[str], view: str, config: Config) -> str
     numbers = VIEWS[view].numbers(row, config)
     shades = shade(numbers, VIEWS[view].middle)
     boxes = "".join(
-        f'<span class="lab-token" role="img" tabindex="0" data-number="{number:.3f}" style="background: {color}" '
-        f'aria-label="{escape(token, quote=True)}, {view} {number:.3f}">{escape(visible(token))}</span>'
+        f'<span class="lab-token" role="img" tabindex="0" data-number="{number:z.3f}" style="background: {color}" '
+        f'aria-label="{escape(token, quote=True)}, {view} {number:z.3f}">{escape(visible(token))}</span>'
         for token, number, color in zip(tokens, numbers, shades, strict=True)
     )
     return f'{STYLE}<div class="lab-tokens">{escape(row["prompt"])} {boxes}</div>'
@@ -97,7 +97,7 @@ def response_sentence(row: Row, view: str, config: Config) -> str:
     end = "" if row["truncated"] else f" The box {END} is the end-of-sequence token."
     return (
         f"Step {row['step']}: R = {row['reward']:.0f}{value}, mean A = {row['advantage']:+.2f}, "
-        f"{len(numbers)} tokens{cut}. {view}: {VIEWS[view].sentence}, from {min(numbers):.3f} to {max(numbers):.3f}. "
+        f"{len(numbers)} tokens{cut}. {view}: {VIEWS[view].sentence}, from {min(numbers):z.3f} to {max(numbers):z.3f}. "
         f"{colors_sentence(VIEWS[view].middle)}{end}"
     )
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from sppo_lab import exercises
-from sppo_lab.checks import RESULTS, STRICT, CheckFailed, Exercise, Mistake, check, score
+from sppo_lab.checks import RESULTS, STRICT, CheckFailed, Exercise, Mistake, check, score, shown, unlike
+from sppo_lab.errors import LabError
 from sppo_lab.exercises import EXERCISES
 
 DOUBLE = Exercise(
@@ -46,7 +47,7 @@ def unfinished(x: Tensor) -> Tensor:
         (lambda x: x * torch.nan, "and should give"),
         (lambda x: x @ torch.ones(7), "your code raised RuntimeError"),
         (unfinished, "not attempted yet"),
-        (lambda x: None, "not attempted yet"),
+        (lambda x: None, "it returns nothing: is a return missing\\?\n"),
         (..., "not attempted yet"),
     ],
 )
@@ -83,3 +84,29 @@ def test_every_exercise_tells_its_mistakes_apart(number):
     assert len({mistake.message for mistake in exercise.mistakes}) == len(exercise.mistakes)
     for mistake in exercise.mistakes:
         assert exercise.diagnose(mistake.answer) == mistake.message
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "said"),
+    [
+        (torch.ones(2), [1.0, 1.0], "a list, and returns Tensor"),
+        ([1.0, 2.0], (1.0, 2.0), "a tuple of 2, and returns list"),
+        ((1.0,), (1.0, 2.0), "a tuple of 2, and returns one of 1"),
+        (torch.ones(2), torch.ones(2) > 0, "booleans, and returns float32"),
+        (torch.ones(2) > 0, torch.ones(2), None),  # multiplies as well
+        ([1.0], [1.0], None),
+    ],
+)
+def test_the_kind_of_an_answer_is_named(given, wanted, said):
+    found = unlike(given, wanted)
+    assert found is None if said is None else said in found
+
+
+def test_an_exercise_that_is_not_there_is_a_message():
+    with pytest.raises(LabError, match=r"no exercise 04\.7: the numbers are 01\.1"):
+        check("04.7", None)
+
+
+def test_a_long_input_says_that_it_goes_on():
+    assert shown(torch.arange(500)).endswith("…") and len(shown(torch.arange(500))) == 200
+    assert shown(torch.tensor([0.5])) == "[0.5]"

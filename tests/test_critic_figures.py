@@ -7,6 +7,7 @@ import torch
 from sppo_lab.critic_figures import (
     bce_gradient,
     critic_learning_figure,
+    equal_parts,
     regression_figure,
     reliability,
     reliability_figure,
@@ -129,3 +130,10 @@ def test_redrawing_is_quick_enough_for_a_widget(draw):
         draw(values)
         times.append(time.process_time() - started)
     assert min(times) < 0.1
+
+
+def test_equal_keys_stay_in_one_part():
+    assert [part.tolist() for part in equal_parts(np.full(10, 0.5), 5)] == [list(range(10))]
+    parts = equal_parts(np.array([0.3, 0.1, 0.1, 0.1, 0.2, 0.3]), 3)
+    assert [part.tolist() for part in parts] == [[1, 2, 3], [4], [0, 5]]
+    assert [len(part) for part in equal_parts(np.arange(100) / 100, 5)] == [20] * 5

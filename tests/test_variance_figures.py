@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from sppo_lab.explorer_figures import squared_error
 from sppo_lab.gradient import GradientNoise
 from sppo_lab.variance import Separation, Split
 from sppo_lab.variance_figures import bandit_figure, noise_figure, separation_figure, split_figure
@@ -39,3 +40,9 @@ def test_the_other_figures_draw_what_they_are_given():
     values, areas = separation_figure({"ppo": one}).axes
     assert [list(line.get_ydata()) for line in values.get_lines()] == [[0.5, 0.8], [0.4, 0.2]]
     assert list(areas.get_lines()[0].get_ydata()) == [0.5, 0.9]
+
+
+def test_a_critic_that_is_off_stays_inside_0_to_1():
+    assert squared_error(0.5, 0.1) == pytest.approx(0.01)
+    assert squared_error(0.95, 0.5) == pytest.approx((0.05**2 + 0.5**2) / 2)  # V cannot be 1.45
+    assert squared_error(np.array([0.0, 1.0]), 0.2) == pytest.approx([0.02, 0.02])

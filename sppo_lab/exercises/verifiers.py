@@ -10,6 +10,7 @@ from sppo_lab.exercises.rollouts import draw
 from sppo_lab.tasks.chain_sum import after_mark, chain_sum_rewards
 
 NUMBER = r"[+-]?[0-9]+"
+FULL_WIDTH = {ord("0") + digit: ord("０") + digit for digit in range(10)}  # as Japanese text has them
 
 # 02.5: a verifier
 
@@ -36,6 +37,8 @@ def hostile_batch(generator: Generator) -> tuple[list[str], list[str]]:
         "#nine",
         f"{a}#{b}",
         "#²",
+        f"#{str(a)[0]}_{str(a)[1]}",
+        f"#{str(a).translate(FULL_WIDTH)}",
         f"#-{a}",
         " ".join(map(str, range(61))),
     ]
@@ -54,6 +57,18 @@ def after_first_mark(response: str, answer: str) -> bool:
 
 def same_integer(text: str, answer: str) -> bool:
     return re.fullmatch(NUMBER, text.strip()) is not None and int(text) == int(answer)
+
+
+def by_int(response: str, answer: str) -> bool:
+    try:
+        return int(after_mark(response)) == int(answer)
+    except ValueError:
+        return False
+
+
+def by_any_digits(response: str, answer: str) -> bool:
+    text = after_mark(response)
+    return re.fullmatch(r"[+-]?\d+", text) is not None and int(text) == int(answer)
 
 
 def one_of_the_numbers(response: str, answer: str, place: int) -> bool:
@@ -117,6 +132,11 @@ EXERCISES = (
                 "a number at the end is paid whatever precedes it: '13 or 12' is no answer",
                 judged(lambda r, a: one_of_the_numbers(r, a, -1)),
             ),
+            Mistake(
+                "int() takes more than people write: 2_1, and digits of other scripts. Say which letters a number has",
+                judged(by_int),
+            ),
+            Mistake(r"\d matches digits of every script, and int() reads them: [0-9] does not", judged(by_any_digits)),
         ),
         inputs=hostile_batch,
         piece="sppo_lab.tasks.chain_sum.chain_sum_rewards",

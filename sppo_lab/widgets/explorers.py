@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sppo_lab.critic_figures import ReliabilityPanels, regression_figure
 from sppo_lab.evaluate import critic_quality
-from sppo_lab.explorer_figures import VariancePanels, silent_share
+from sppo_lab.explorer_figures import VariancePanels, silent_share, squared_error
 from sppo_lab.lens import Lens
 from sppo_lab.loss_figures import ClipPanels
 from sppo_lab.variance_figures import separation_figure
@@ -20,17 +20,17 @@ def variance_explorer(measured: pd.DataFrame | None = None) -> Explorer:
         "solve_rate": number("solve rate p", 0.4, 0.05, 0.95, 0.05, "Middle of the prompts' solve rates."),
         "spread": number("spread", 0.3, 0.0, 0.45, 0.05, "The prompts lie evenly within p plus and minus this."),
         "group_size": number("group size G", 8, 2, 32, 1, "Responses to one prompt in a group method."),
-        "error": number("critic's error", 0.1, 0.0, 0.5, 0.05, "What V(s_p) is off by, up or down."),
+        "error": number("critic's error", 0.1, 0.0, 0.5, 0.05, "What V(s_p) is off by, up or down, inside 0 to 1."),
         "rollouts": number("rollouts", 64, 32, 512, 32, "Responses for one gradient, the same for everyone."),
         "length": number("tokens T", 16, 1, 40, 1, "Length of a response of which every token must be right."),
     }
 
     def describe(solve_rate: float, group_size: int, error: float, **_: float) -> str:
         silent = silent_share(solve_rate, group_size)
-        coin = solve_rate * (1 - solve_rate)
+        coin, wrong = solve_rate * (1 - solve_rate), squared_error(solve_rate, error)
         return (
             f"At p = {solve_rate:g} a group of {group_size} has no signal in {silent:.1%} of the cases; of E[A^2] = "
-            f"{coin + error**2:.3f} the critic's error is {error**2 / (coin + error**2):.0%}."
+            f"{coin + wrong:.3f} the critic's error is {wrong / (coin + wrong):.0%}."
         )
 
     return Explorer("Variance explorer", controls, VariancePanels(measured).show, describe)
@@ -51,7 +51,7 @@ def clip_explorer(ratios: Tensor | None = None, advantages: Tensor | None = None
         return panels.show(epsilon, epsilon_high, dual_clip if dual else None)
 
     def describe(epsilon: float, epsilon_high: float, dual: bool, dual_clip: float) -> str:
-        beyond = f" and above {dual_clip:g}" if dual else ""
+        beyond = f" or above {dual_clip:g}" if dual else ""
         return (
             f"A right response is not pushed beyond ratio {1 + epsilon_high:g}; a wrong one has no gradient below "
             f"{1 - epsilon:g}{beyond}."
@@ -86,8 +86,12 @@ def critic_view(lens: Lens) -> Explorer:
         if view == "tail effect":
             areas = [f"{name} {one.areas[0]:.2f} to {one.areas[-1]:.2f}" for name, one in lens.separation.items()]
             return f"At the end of its run, AUC from the first to the last tenth of a response: {', '.join(areas)}."
-        found = critic_quality(*(column.to_numpy() for column in at(step)))
+        values, rates = at(step)
+        found = critic_quality(values.to_numpy(), rates.to_numpy())
         pearson = "none, V is a constant" if found["pearson"] is None else f"{found['pearson']:.2f}"
-        return f"Step {step}: Pearson {pearson}, mean squared error {found['squared_error']:.3f}."
+        return (
+            f"Step {step}: mean V {values.mean():.2f}, mean pass rate {rates.mean():.2f}, Pearson {pearson}, "
+            f"the critic's squared error, corrected for the samples, {lens.splits[step].error:.3f}."
+        )
 
     return Explorer("Critic view", controls, draw, describe)

@@ -123,6 +123,8 @@ class Training(Frame):
     def show_state(self, state: State) -> None:
         experiment = self.worker.experiment if state in ("stopped", "done") else None
         self.status.value = f"{state}, saved in {escape(str(experiment.recorder.folder))}" if experiment else state
+        if state == "paused":
+            self.status.value = f"paused after step {int(list(self.runs.values())[-1][-1]['step'])}"
         if state == "failed":
             self.status.value = problem(self.worker.error)
         if state in ("paused", "stopped", "done"):
@@ -178,7 +180,7 @@ class Training(Frame):
         except LabError as error:  # two settings that do not go together
             self.command.value = problem(error)
         else:
-            self.command.value = f"The same from a terminal: <code>{escape(line)}</code>"
+            self.command.value = f"These settings from a terminal: <code>{escape(line)}</code>"
 
     def static(self) -> str:
         status = f"Training dashboard: {self.status.value}"
@@ -213,11 +215,12 @@ def training_controls(config: Config) -> dict[str, widgets.HBox]:
 
 
 def responses_table(rows: Iterable[tuple[str, str, float]]) -> str:
-    """Prompts, responses and rewards as an HTML table."""
-    head = "".join(f"<th scope='col' style='text-align: left'>{name}</th>" for name in ("prompt", "response", "R"))
+    """Rewards, prompts and responses as an HTML table."""
+    style = "text-align: left; vertical-align: top; min-width: 12em; overflow-wrap: anywhere; white-space: pre-wrap"
+    head = "".join(f"<th scope='col' style='text-align: left'>{name}</th>" for name in ("R", "prompt", "response"))
     body = "".join(
-        f"<tr><td style='text-align: left'>{escape(prompt)}</td><td style='text-align: left'>{escape(text)}</td>"
-        f"<td>{reward:.0f}</td></tr>"
+        f"<tr><td style='vertical-align: top'>{reward:.0f}</td><td style='{style}'>{escape(prompt)}</td>"
+        f"<td style='{style}'>{escape(text)}</td></tr>"
         for prompt, text, reward in rows
     )
     caption = "<caption style='text-align: left'>Latest responses</caption>"

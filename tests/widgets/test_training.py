@@ -116,7 +116,7 @@ def test_a_picture_that_fails_is_said_and_does_not_end_the_training(training, mo
 
 
 def test_without_widgets_every_part_is_a_line_of_its_own(training):
-    assert "<div>Training dashboard: ready</div><div>The same from a terminal" in training.static()
+    assert "<div>Training dashboard: ready</div><div>These settings from a terminal" in training.static()
 
 
 def test_an_interruption_in_the_cell_is_stop(training, monkeypatch):
