@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import json
 import os
 import sys
@@ -34,11 +35,18 @@ MAIN_SETTINGS = ("algorithm", "task", "data", "test_data", "model", "seed", "ste
 SUPPRESS = argparse.SUPPRESS
 
 
+def alike(option: str, parser: argparse.ArgumentParser) -> str:
+    """What was probably meant by an option that is not there, as the end of a sentence; empty if nothing is close."""
+    known = [name for action in parser._actions for name in action.option_strings]
+    close = difflib.get_close_matches(option.split("=")[0], known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for a mistake the user can mend, 130 when interrupted."""
     options, unknown = build_parser().parse_known_args(arguments)
     if unknown:
-        options.parser.error(f"there is no option {unknown[0]}")
+        options.parser.error(f"there is no option {unknown[0]}{alike(unknown[0], options.parser)}")
     try:
         with one_voice(options.command):
             result = options.run(options)

@@ -234,3 +234,11 @@ def test_quick_commands_do_not_import_torch():
         "assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("--stps=3", "--steps"), ("--crtic-lr", "--critic-lr"), ("--qqq", None)])
+def test_a_mistyped_option_is_answered_with_what_was_probably_meant(capsys, typed, meant):
+    with pytest.raises(SystemExit):
+        main(["train", "--out", "runs/x", typed])
+    said = capsys.readouterr().err
+    assert "there is no option" in said and (f"did you mean {meant}?" in said if meant else "did you mean" not in said)
