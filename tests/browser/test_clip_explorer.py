@@ -26,11 +26,11 @@ def test_a_bound_moves_the_picture_and_the_sentence(clip, label, name):
 def test_the_dual_clip_counts_only_while_it_is_on(clip):
     clip.redrawn(lambda: clip.type("dual clip at", "5"), changed=False)
     clip.redrawn(lambda: clip.field("dual clip").press("Space"))
-    expect(clip.words).to_contain_text("and above 5")
+    expect(clip.words).to_contain_text("or above 5")
     clip.try_number("dual clip at", "dual-clip")
-    expect(clip.words).to_contain_text(f"and above {clip.value('dual clip at'):g}")
+    expect(clip.words).to_contain_text(f"or above {clip.value('dual clip at'):g}")
     clip.redrawn(lambda: clip.field("dual clip").click())
-    expect(clip.words).not_to_contain_text("and above")
+    expect(clip.words).not_to_contain_text("or above")
 
 
 def test_a_number_out_of_range_becomes_the_nearest(clip):
