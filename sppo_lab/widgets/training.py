@@ -15,6 +15,7 @@ import pandas as pd
 from sppo_lab.algorithms import ALGORITHMS
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
+from sppo_lab.experiment import Experiment
 from sppo_lab.figures import DRAWING, Comparison
 from sppo_lab.notebook import image_html
 from sppo_lab.processes import peak_memory_mb
@@ -53,6 +54,7 @@ class Training(Frame):
         self.controls = training_controls(self.config)
         self.worker = Worker(folder, self.show_state, self.show_step, self.show_progress)
         self.runs: dict[str, list[dict[str, float]]] = {}  # directory's name to metrics, the latest run last
+        self.algorithms: dict[str, str] = {}  # directory's name to the row of the table
         self.curves = Comparison(CURVES)
         self.drawn = 0.0  # when the last picture was made
         self.build()
@@ -122,7 +124,7 @@ class Training(Frame):
 
     def show_state(self, state: State) -> None:
         experiment = self.worker.experiment if state in ("stopped", "done") else None
-        self.status.value = f"{state}, saved in {escape(str(experiment.recorder.folder))}" if experiment else state
+        self.status.value = escape(ending(state, experiment)) if experiment else state
         if state == "paused":
             self.status.value = f"paused after step {int(list(self.runs.values())[-1][-1]['step'])}"
         if state == "failed":
@@ -141,6 +143,7 @@ class Training(Frame):
         """Keep a step, and draw unless the last picture is very new."""
         recorder = self.worker.experiment.recorder
         history = self.runs.setdefault(recorder.folder.name, [])
+        self.algorithms[recorder.folder.name] = recorder.config.algorithm
         history.append(record.metrics)
         total = recorder.config.steps
         seconds = sum(metrics["step_time"] for metrics in history)
@@ -158,12 +161,14 @@ class Training(Frame):
     def draw(self) -> None:
         """The curves of the latest run, over those of the one before it if asked."""
         with DRAWING:
+            names = list(self.runs)[-2 if self.overlay.value else -1 :]
             shown = {
-                name: pd.DataFrame(steps) for name, steps in list(self.runs.items())[-2 if self.overlay.value else -1 :]
+                ", ".join(filter(None, (name, self.algorithms.get(name)))): pd.DataFrame(self.runs[name])
+                for name in names
             }
             try:
                 if shown:
-                    self.picture.value = image_html(self.curves.show(shown), self.sentence(list(shown)), DPI)
+                    self.picture.value = image_html(self.curves.show(shown), self.sentence(names), DPI)
             except Exception as error:  # a picture that fails must not end the training
                 self.picture.value = problem(error)
             self.drawn = time.monotonic()
@@ -186,6 +191,18 @@ class Training(Frame):
         status = f"Training dashboard: {self.status.value}"
         parts = (status, self.picture.value, self.responses.value, self.command.value)
         return "".join(f"<div>{part}</div>" for part in parts if part)
+
+
+def ending(state: State, experiment: Experiment) -> str:
+    """Where a run that has ended lies, and the accuracy before and after it as far as it was measured."""
+    summary = experiment.summary()
+    found = [
+        f"{summary[f'accuracy_{when}']:.3f} {when}"
+        for when in ("before", "after")
+        if summary[f"accuracy_{when}"] is not None
+    ]
+    accuracy = f"; accuracy on test problems {' and '.join(found)} training" if found else ""
+    return f"{state}, saved in {experiment.recorder.folder}{accuracy}"
 
 
 def training_controls(config: Config) -> dict[str, widgets.HBox]:

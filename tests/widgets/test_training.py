@@ -1,3 +1,4 @@
+import re
 import time
 
 import pytest
@@ -37,6 +38,7 @@ def test_start_trains_to_the_end_and_shows_it(training):
     assert steps_of(training) == [1, 2, 3, 4, 5, 6]
     assert "<img" in training.picture.value and "reward" in training.picture.value
     assert "<table>" in training.responses.value and "run-1" in training.status.value
+    assert re.search(r"accuracy on test problems 0\.\d+ before and 0\.\d+ after training", training.status.value)
     assert training.worker.experiment.recorder.evaluation("after") is not None
 
 
