@@ -204,6 +204,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="tokens that every response has; ragged: as the model ends them (the default)",
     )
     bench.add_argument("--batches", type=int, default=8, metavar="N", help="measured each time (default: %(default)s)")
+    bench.add_argument("--continuous", action="store_true", help="let transformers' continuous batching sample as well")
     bench.add_argument("--repeats", type=int, default=3, metavar="N", help="default: %(default)s")
     bench.add_argument("--out", metavar="DIR", help="where the table and the picture go (default: nowhere)")
 

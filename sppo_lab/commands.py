@@ -278,7 +278,8 @@ def run_bench_command(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.repeats < 1 or options.batches < 1:
         raise LabError("--repeats and --batches must be 1 or more.")
-    rows = run_bench(cells(options.model, options.responses, options.lengths, options.batches), options.repeats)
+    setups = cells(options.model, options.responses, options.lengths, options.batches)
+    rows = run_bench(setups, options.repeats, options.continuous)
     ratios = ratio_table(rows)
     if not options.json:
         speeds = ["tokens_per_second", "responses_per_second", "memory_mb"]

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
+
+from sppo_lab.errors import LabError, first_line
 
 POLICY, CRITIC = "default", "critic"  # the adapters on a base that the policy shares with its critic
 
@@ -15,14 +18,21 @@ def add_lora(model: torch.nn.Module, rank: int, alpha: float, seed: int, name: s
     """A LoRA adapter on every linear layer of the transformer, without dropout, initialised from ``seed``.
 
     The adapter is kept in float32 whatever the base's precision.  A model that has one gets a second, not yet active.
+    Raises LabError for an architecture that peft cannot adapt.
     """
     settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft and transformers warn each other of deprecated names
         torch.manual_seed(seed)
-        if not isinstance(model, PeftModel):
-            return get_peft_model(model, settings, adapter_name=name)
-        model.add_adapter(name, settings)
+        try:
+            if not isinstance(model, PeftModel):
+                return get_peft_model(model, settings, adapter_name=name)
+            model.add_adapter(name, settings)
+        except ValueError as error:
+            raise LabError(
+                f"peft cannot put a LoRA adapter on every linear layer of this model: {first_line(error)} Choose a "
+                "model of another architecture."
+            ) from error
     for weight in adapter_weights(model, name).values():
         weight.requires_grad_(True)
     return model
@@ -69,7 +79,11 @@ def folded_adapter(model: PeftModel) -> Iterator[None]:
     adapter away.  Nothing is folded while the adapter is switched off.  The base weights come back as exact copies:
     subtracting what was added would leave rounding behind.
     """
-    adapted = {path: module for path, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    adapted = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer) and not isinstance(module, ParamWrapper)  # of the experts of a mixture
+    }
     plain = {path: module.get_base_layer() for path, module in adapted.items()}
     if any(layer.weight.dtype != torch.float32 for layer in plain.values()) or any(
         module.disable_adapters for module in adapted.values()

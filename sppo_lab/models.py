@@ -3,13 +3,14 @@
 import contextlib
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -29,7 +30,9 @@ from sppo_lab.config import Config
 from sppo_lab.errors import LabError, first_line
 from sppo_lab.hub import hub_access
 from sppo_lab.lora import CRITIC, POLICY, adapter_weights, add_lora
+from sppo_lab.model_check import check_model
 from sppo_lab.parallel import local_device
+from sppo_lab.samplers import SAMPLERS
 from sppo_lab.value import Critic, PromptCritic, SharedBackbone, TokenCritic
 
 SMALL_SIBLING = {"tiny": "tiny-small"}  # the backbone of sppo-small-critic, where the lab ships one
@@ -44,6 +47,7 @@ class Policy:
     stop_ids: tuple[int, ...]  # every token id that ends a response
     context: int  # prompt and response tokens together, at most
     pad_id: int  # fills the rectangle; masks come from lengths, so any id would do
+    sampler: Callable[..., tuple[Tensor, Tensor, Tensor]] = SAMPLERS["lab"]  # writes responses: see samplers
 
     @property
     def weights(self) -> dict[str, torch.nn.Parameter]:
@@ -70,13 +74,14 @@ def load_policy(config: Config) -> Policy:
         recompute_activations(model)
     tokenizer = load_tokenizer(config.model)
     stop_ids = end_token_ids(model, tokenizer)
-    return Policy(
+    policy = Policy(
         model=add_lora(model, config.lora_rank, config.lora_alpha, config.seed).eval(),
         tokenizer=tokenizer,
         stop_ids=stop_ids,
         context=min(getattr(model.config, "max_position_embeddings", 1 << 30), tokenizer.model_max_length),
         pad_id=stop_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
     )
+    return replace(policy, sampler=SAMPLERS[check_model(policy, config.model, config.sampler)])
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -241,6 +246,10 @@ def recompute_activations(model: PreTrainedModel) -> None:
             f"{model.name_or_path} has no gradient checkpointing: set gradient_checkpointing off."
         ) from error
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:  # some call dropout themselves, with a rate of their own
+        for name, value in vars(layer).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(layer, name, 0.0)
 
     def switch(*_: Any) -> None:
         for layer in layers:

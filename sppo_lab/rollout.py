@@ -11,13 +11,11 @@ from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sppo_lab.errors import LabError, NonFiniteError
+from sppo_lab.errors import LabError
 from sppo_lab.lora import folded_adapter
 from sppo_lab.parallel import gather, share
 
 if TYPE_CHECKING:
-    from transformers import Cache
-
     from sppo_lab.models import Policy
 
 
@@ -206,83 +204,29 @@ def sample_together(
 ) -> Rollouts:
     """What ``sample`` gives, for prompts that go through the model at once: a row per response, B in all.
 
-    ``noise`` (B, max_new_tokens) is uniform on [0, 1) and decides each token; None for the most probable one.  A prompt
-    is read once for all of its responses, and a row that has ended leaves the batch at once: it costs nothing further.
+    ``noise`` (B, max_new_tokens) is uniform on [0, 1) and decides each token; None for the most probable one.
     """
     prompt_ids, prompt_mask = encode_prompts(policy, prompts, max_new_tokens)
     group = torch.arange(len(prompts), device=policy.device).repeat_interleave(group_size)
-    count = len(group)
-    response_ids = torch.full((count, max_new_tokens), policy.pad_id, device=policy.device)
-    logprobs = torch.zeros(count, max_new_tokens, device=policy.device)
-    lengths = torch.full((count,), max_new_tokens, device=policy.device)
-    stop_ids = torch.tensor(policy.stop_ids, device=policy.device)
-
-    active = torch.arange(count, device=policy.device)  # rows of the batch that are still being written
     with folded_adapter(policy.model):
-        scores, cache = next_scores(policy, prompt_ids, prompt_mask, None, temperature)
-        scores, mask = scores[group], prompt_mask[group]
-        if group_size > 1:
-            cache.batch_select_indices(group)
-        for position in range(max_new_tokens):
-            tokens = scores.argmax(-1) if noise is None else draw(scores, noise[active, position])
-            response_ids[active, position] = tokens
-            logprobs[active, position] = scores.gather(1, tokens[:, None]).squeeze(1)
-
-            ended = torch.isin(tokens, stop_ids)
-            lengths[active[ended]] = position + 1
-            if ended.any():
-                going = (~ended).nonzero().squeeze(1)
-                active, tokens, mask = active[going], tokens[going], mask[going]
-                cache.batch_select_indices(going)
-            if not len(active) or position + 1 == max_new_tokens:
-                break
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            scores, cache = next_scores(policy, tokens[:, None], mask, cache, temperature)
-
+        response_ids, logprobs, lengths = policy.sampler(
+            policy, prompt_ids, prompt_mask, group_size, max_new_tokens, temperature, noise
+        )
     width = int(lengths.max())
-    truncated = torch.zeros(count, dtype=torch.bool, device=policy.device)
-    truncated[active] = True
     response_ids = response_ids[:, :width]
     response_mask = (torch.arange(width, device=policy.device) < lengths[:, None]).long()
+    last = response_ids.gather(1, lengths[:, None] - 1).squeeze(1)
     return Rollouts(
         prompt_ids=prompt_ids[group],
         prompt_mask=prompt_mask[group],
         response_ids=response_ids,
         response_mask=response_mask,
-        old_logprobs=logprobs[:, :width],
-        truncated=truncated,
+        old_logprobs=logprobs[:, :width] * response_mask,
+        truncated=~torch.isin(last, torch.tensor(policy.stop_ids, device=policy.device)),
         group=group,
         prompts=[prompt for prompt in prompts for _ in range(group_size)],
         texts=decode(policy, response_ids, lengths),
     )
-
-
-def next_scores(
-    policy: "Policy", ids: Tensor, mask: Tensor, cache: "Cache | None", temperature: float
-) -> tuple[Tensor, "Cache"]:
-    """Log-probabilities (B, V) of the token after ``ids`` (B, L), and the cache with those ids in it.
-
-    ``mask`` (B, P) is that of all tokens up to there.  Raises NonFiniteError if the model's output is not a number.
-    """
-    output = policy.model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=position_ids(mask)[:, -ids.shape[1] :],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    scores = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
-    if scores.isnan().any():
-        raise NonFiniteError("the model's output is NaN, so there is nothing to sample from.")
-    return scores, output.past_key_values
-
-
-def draw(scores: Tensor, noise: Tensor) -> Tensor:
-    """(B,) the token at which the cumulative probability passes the noise (B,), from log-probabilities (B, V)."""
-    cumulative = scores.exp().cumsum(-1)
-    level = noise * cumulative[:, -1]
-    return torch.searchsorted(cumulative, level[:, None], right=True)[:, 0].clamp(max=scores.shape[1] - 1)
 
 
 def decode(policy: "Policy", response_ids: Tensor, lengths: Tensor) -> list[str]:

@@ -222,8 +222,9 @@ class Trainer:
         rows = kept_rows(rollouts, self.config)
         batch = rollouts if len(rows) == len(rollouts) else rollouts.select(rows)
         # In float32 the sampling pass gives what the loss's own pass would; in half precision decoding one token at
-        # a time rounds differently from scoring all at once, and the ratio would not start at 1.
-        if self.policy.model.dtype != torch.float32:
+        # a time rounds differently from scoring all at once, as paged attention may in any precision, and the ratio
+        # would not start at 1.
+        if self.policy.model.dtype != torch.float32 or self.config.sampler == "continuous":
             batch.old_logprobs, _ = self.score(batch)
         if self.config.kl_coef > 0:
             with self.policy.model.disable_adapter():

@@ -1,8 +1,12 @@
 """Models and tasks that the tests share: the embedded policy, and small random models in the hub's format."""
 
+import functools
+
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -36,6 +40,60 @@ def small_task() -> Task:
     """A few chains, so that a run takes seconds."""
     problems = [Problem("7+5-3=", "9"), Problem("1+1=", "2"), Problem("9-4+2-1=", "6"), Problem("3-8=", "-5")]
     return Task("chain-sum", problems, problems, chain_sum_rewards)
+
+
+@pytest.fixture(scope="session")
+def unusual_model(tmp_path_factory):
+    """Model type to directory of a small random one: hybrids, mixtures of experts and others that need care."""
+    tokenizer = AutoTokenizer.from_pretrained(embedded_models()["tiny"])
+    of_type = {
+        "mixtral": {"num_local_experts": 4, "num_key_value_heads": 1},
+        "qwen3_moe": {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "head_dim": 16,
+            "num_key_value_heads": 1,
+        },
+        "qwen3_5_text": {
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+        },
+        "bloom": {"n_layer": 2, "n_head": 2},
+        "rwkv": {"attention_hidden_size": 32, "context_length": 256},
+        "mamba": {"state_size": 8},
+    }
+
+    @functools.cache
+    def build(model_type: str) -> str:
+        sizes = {
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 256,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": None,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        config = AutoConfig.for_model(model_type, **sizes | of_type.get(model_type, {}))
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                torch.nn.init.normal_(weight, std=0.3)  # so that what it says depends on what it reads
+        folder = tmp_path_factory.mktemp(model_type)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,12 @@ import torch
 from sppo_lab.bench import floor
 from sppo_lab.bench.compare import RATIOS, bench_figure, cells, ratio_table, run_bench
 from sppo_lab.bench.floor import layer_shapes
-from sppo_lab.bench.lab import sample_with_generate, sample_with_lab, train_with_lab
+from sppo_lab.bench.lab import (
+    sample_with_continuous_batching,
+    sample_with_generate,
+    sample_with_lab,
+    train_with_lab,
+)
 from sppo_lab.bench.setup import Setup, Timing
 from sppo_lab.cli import main
 from sppo_lab.errors import LabError
@@ -32,9 +37,10 @@ def test_ratios_are_taken_within_a_repeat():
             row("TRL, training", repeat, seconds=6 / speed, sample_seconds=4 / speed, memory_mb=1000),
             row("lab, sampling", repeat, sample_seconds=1 / speed),
             row("generate", repeat, sample_seconds=2 / speed, tokens=500),
+            row("continuous batching", repeat, sample_seconds=5 / speed),
         ]
     table = ratio_table(pd.DataFrame(rows)).set_index("ratio")
-    expected = dict(zip(RATIOS, (3.0, 4.0, 4.0, 0.5), strict=True))
+    expected = dict(zip(RATIOS, (3.0, 4.0, 4.0, 5.0, 0.5), strict=True))
     for label, ratio in expected.items():
         assert table.loc[label, ["median", "smallest", "largest"]].tolist() == pytest.approx([ratio] * 3)
     floor = table.loc["sampling, seconds / bare matrix products"]
@@ -51,7 +57,9 @@ def test_the_linear_layers_are_counted_without_the_adapter(policy):
     assert layer_shapes(torch.nn.Linear(2, 3)) == Counter({(2, 3): 1})
 
 
-@pytest.mark.parametrize("contestant", [train_with_lab, sample_with_lab, sample_with_generate])
+@pytest.mark.parametrize(
+    "contestant", [train_with_lab, sample_with_lab, sample_with_generate, sample_with_continuous_batching]
+)
 def test_every_response_has_the_length_asked_for(contestant):
     timing = contestant(SMALL)
     assert timing.responses == 16 and timing.tokens == 16 * 6

@@ -6,7 +6,8 @@ import torch
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.models import load_policy, trainable_parameters
-from sppo_lab.rollout import draw, encode_prompts, response_logprobs, sample
+from sppo_lab.rollout import encode_prompts, response_logprobs, sample
+from sppo_lab.samplers.lab import draw
 
 PROMPTS = ["7+5-3=", "1+1=", "9-4+2-1+8-3-3+5=", "3-8="]
 
@@ -100,7 +101,10 @@ def test_left_padding_changes_nothing(random_models, name):
 
 def test_positions_that_count_padding_would_be_seen(random_models, monkeypatch):
     """A model with a table of positions gives them away; one with rotary positions sees differences alone."""
-    monkeypatch.setattr("sppo_lab.rollout.position_ids", lambda mask: torch.arange(mask.shape[1]).expand(len(mask), -1))
+    for place in ("rollout", "samplers.lab"):
+        monkeypatch.setattr(
+            f"sppo_lab.{place}.position_ids", lambda mask: torch.arange(mask.shape[1]).expand(len(mask), -1)
+        )
     other, rollouts = padded(random_models["gpt2"])
     scored, alone = scored_alone(other, rollouts, 2)
     assert (scored - alone.old_logprobs[0]).abs().max() > 1e-2
@@ -160,16 +164,6 @@ def test_a_prompt_is_read_once_and_finished_rows_leave_the_batch(policy):
         handle.remove()
     lengths = got.lengths
     assert rows == [len(PROMPTS)] + [int((lengths > t).sum()) for t in range(1, int(lengths.max()))]
-
-
-def test_greedy_equals_generate(policy):
-    ids, mask = encode_prompts(policy, PROMPTS, 40)
-    wanted = policy.model.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=40, do_sample=False, pad_token_id=policy.pad_id
-    )[:, ids.shape[1] :]
-    got = sample(policy, PROMPTS, max_new_tokens=40, greedy=True)
-    for row, length, reference in zip(got.response_ids, got.lengths.tolist(), wanted, strict=True):
-        assert row[:length].tolist() == reference[:length].tolist()
 
 
 def test_selecting_rows_trims_padding_and_keeps_content(rollouts):

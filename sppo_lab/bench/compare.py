@@ -27,11 +27,17 @@ CONTESTANTS = {  # name to module and function; imported in a process of its own
     "TRL, training": ("sppo_lab.bench.grpo_trainer", "train_with_trl"),
     "lab, sampling": ("sppo_lab.bench.lab", "sample_with_lab"),
     "generate": ("sppo_lab.bench.lab", "sample_with_generate"),
+    "continuous batching": ("sppo_lab.bench.lab", "sample_with_continuous_batching"),  # only where asked for
 }
 RATIOS = {  # what is compared: two contestants, and the number of both
     "samples trained per second, lab / TRL": ("lab, training", "TRL, training", "responses_per_second"),
     "rollout tokens per second while training, lab / TRL": ("lab, training", "TRL, training", "tokens_per_second"),
     "rollout tokens per second, lab / transformers.generate": ("lab, sampling", "generate", "tokens_per_second"),
+    "rollout tokens per second, lab / continuous batching": (
+        "lab, sampling",
+        "continuous batching",
+        "tokens_per_second",
+    ),
     "peak memory, lab / TRL": ("lab, training", "TRL, training", "memory_mb"),
 }
 
@@ -53,14 +59,17 @@ def cells(model: str, responses: Iterable[int], lengths: Iterable[str], batches:
     return found
 
 
-def run_bench(setups: list[Setup], repeats: int, progress: Callable[..., Any] = tqdm) -> pd.DataFrame:
+def run_bench(
+    setups: list[Setup], repeats: int, continuous: bool = False, progress: Callable[..., Any] = tqdm
+) -> pd.DataFrame:
     """A row per cell, repeat and contestant, with the fields of Timing.  Contestants take turns in each repeat.
 
-    LabError where TRL is missing.
+    ``continuous`` lets transformers' continuous batching sample too.  LabError where TRL is missing.
     """
     if importlib.util.find_spec("trl") is None:
         raise LabError("bench compares with TRL, which is not installed: pip install 'sppo-lab[bench]'.")
-    turns = [(setup, turn, name) for turn in range(repeats) for setup in setups for name in CONTESTANTS]
+    names = [name for name in CONTESTANTS if continuous or name != "continuous batching"]
+    turns = [(setup, turn, name) for turn in range(repeats) for setup in setups for name in names]
     rows = []
     for setup, turn, name in progress(turns, desc="bench", unit="contestant"):
         timing = in_own_process(take_turn, (name, setup))
@@ -83,6 +92,8 @@ def ratio_table(rows: pd.DataFrame) -> pd.DataFrame:
     for cell, part in rows.groupby("cell", sort=False):
         for label, (first, second, number) in RATIOS.items():
             wide = part.pivot(index="repeat", columns="contestant", values=number)
+            if second not in wide:
+                continue
             ratios = wide[first] / wide[second]
             found.append((cell, label, ratios.median(), ratios.min(), ratios.max()))
         own = part[part["contestant"] == "lab, training"]

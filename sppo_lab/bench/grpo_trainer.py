@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from sppo_lab.bench.setup import GROUP, UPDATES, Setup, Timing
-from sppo_lab.models import model_path
+from sppo_lab.models import choose_device, choose_dtype, model_path
 from sppo_lab.processes import peak_memory_mb
 from sppo_lab.tasks import load_task
 
@@ -42,7 +42,8 @@ def train_with_trl(setup: Setup) -> Timing:
     """TRL's loop on the embedded problems."""
     task = load_task("chain-sum")
     rows = [{"prompt": problem.prompt, "answer": problem.answer} for problem in task.train]
-    model = AutoModelForCausalLM.from_pretrained(model_path(setup.model), dtype=torch.float32)
+    dtype = choose_dtype("auto", choose_device("auto"))  # as the lab takes it
+    model = AutoModelForCausalLM.from_pretrained(model_path(setup.model), dtype=dtype)
     lora = LoraConfig(
         r=setup.lora_rank, lora_alpha=2 * setup.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )

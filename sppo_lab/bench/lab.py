@@ -14,10 +14,11 @@ from sppo_lab.tasks import Problem
 from sppo_lab.trainer import Trainer
 
 
-def lab_config(setup: Setup) -> Config:
+def lab_config(setup: Setup, sampler: str = "auto") -> Config:
     return Config(
         algorithm="grpo",
         model=setup.model,
+        sampler=sampler,
         prompts_per_step=setup.responses_per_batch // GROUP,
         group_size=GROUP,
         max_new_tokens=setup.max_new_tokens,
@@ -30,8 +31,8 @@ def lab_config(setup: Setup) -> Config:
     )
 
 
-def make_trainer(setup: Setup) -> Trainer:
-    trainer = Trainer(lab_config(setup))
+def make_trainer(setup: Setup, sampler: str = "auto") -> Trainer:
+    trainer = Trainer(lab_config(setup, sampler))
     if setup.full_length:
         trainer.policy = trainer.policy.endless()
     return trainer
@@ -59,12 +60,22 @@ def train_with_lab(setup: Setup) -> Timing:
 
 def sample_with_lab(setup: Setup) -> Timing:
     """Sampling alone, from the policy before training."""
-    return sampling(setup, lambda trainer, problems: int(trainer.sample(problems, group_size=GROUP).lengths.sum()))
+    return sampling(make_trainer(setup), setup, write)
+
+
+def sample_with_continuous_batching(setup: Setup) -> Timing:
+    """The same prompts and the same policy through transformers' continuous batching."""
+    return sampling(make_trainer(setup, "continuous"), setup, write)
 
 
 def sample_with_generate(setup: Setup) -> Timing:
-    """The same prompts and the same policy through ``transformers.generate``."""
-    return sampling(setup, generate)
+    """The same through ``transformers.generate`` as anybody would call it."""
+    return sampling(make_trainer(setup), setup, generate)
+
+
+def write(trainer: Trainer, problems: list[Problem]) -> int:
+    """Sample by the trainer's own sampler; returns the response tokens."""
+    return int(trainer.sample(problems, group_size=GROUP).lengths.sum())
 
 
 def generate(trainer: Trainer, problems: list[Problem]) -> int:
@@ -88,9 +99,8 @@ def generate(trainer: Trainer, problems: list[Problem]) -> int:
     return int(before_end.sum())
 
 
-def sampling(setup: Setup, write: Callable[[Trainer, list[Problem]], int]) -> Timing:
+def sampling(trainer: Trainer, setup: Setup, write: Callable[[Trainer, list[Problem]], int]) -> Timing:
     """``write`` one batch after the other; it returns how many tokens it wrote."""
-    trainer = make_trainer(setup)
     write(trainer, trainer.next_problems())
     problems = [trainer.next_problems() for _ in range(setup.batches)]
     with torch.no_grad():

@@ -107,6 +107,7 @@ CASES = {
         ({"mini_batches": 4}, {f"{ACTOR}.ppo_mini_batch_size": 16, f"{CRITIC}.ppo_mini_batch_size": 16}),
         ({"mini_batches": 3}, "does not divide"),
     ],
+    "sampler": [({"sampler": "continuous"}, NOT_CARRIED)],
     "sample_batch_size": [({"sample_batch_size": 4}, NOT_CARRIED)],
     "gradient_checkpointing": [
         (
