@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from sppo_lab.models import Policy
 from sppo_lab.parallel import judge
-from sppo_lab.rollout import encode_prompts, sample
+from sppo_lab.rollout import encode_prompts, sample_within_memory
 from sppo_lab.tasks import Problem, RewardFunction
 from sppo_lab.value import Critic
 
@@ -89,7 +89,7 @@ def evaluate(
     """Sample ``samples`` responses to each problem, and one greedily, and judge them all.
 
     The sampling has a generator of its own, so that evaluating changes nothing in a training run.
-    ``batch_size`` bounds the responses written at once.
+    ``batch_size`` bounds the responses written at once; it is halved where the memory does not suffice.
     """
     generator = torch.Generator(policy.device).manual_seed(seed)
     per_batch = max(1, batch_size // samples)
@@ -101,18 +101,26 @@ def evaluate(
         for start in range(0, len(problems), per_batch):
             batch = problems[start : start + per_batch]
             prompts = [problem.prompt for problem in batch]
-            drawn = sample(
+            drawn, batch_size = sample_within_memory(
                 policy,
                 prompts,
+                batch_size=batch_size,
+                generator=generator,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
                 group_size=samples,
-                generator=generator,
             )
             answers = [problem.answer for problem in batch for _ in range(samples)]
             right = np.array(judge(rewards, drawn.texts, answers)).reshape(len(batch), samples)
             solved += (right > 0.5).sum(1).tolist()
-            best = sample(policy, prompts, max_new_tokens=max_new_tokens, greedy=True)
+            best, batch_size = sample_within_memory(
+                policy,
+                prompts,
+                batch_size=batch_size,
+                generator=generator,
+                max_new_tokens=max_new_tokens,
+                greedy=True,
+            )
             greedy += [int(r > 0.5) for r in judge(rewards, best.texts, [problem.answer for problem in batch])]
             lengths += int(drawn.lengths.sum())
             truncated += int(drawn.truncated.sum())

@@ -186,7 +186,7 @@ def evaluate_trainer(
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         seed=EVALUATION_SEED,
-        batch_size=config.sample_batch_size,
+        batch_size=trainer.sampled_at_once,
         critic=trainer.critic,
         progress=progress,
         label=label,

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from sppo_lab.errors import LabError
 from sppo_lab.lora import folded_adapter
+from sppo_lab.memory import within_memory
 from sppo_lab.parallel import gather, share
 
 if TYPE_CHECKING:
@@ -187,15 +188,34 @@ def sample(
     """
     noise = None
     if not greedy:
-        drawn = torch.rand(len(prompts), group_size, max_new_tokens, generator=generator, device=policy.device)
-        noise = drawn.flatten(0, 1)
-    at_once = max(1, (batch_size or len(prompts) * group_size) // group_size)
+        noise = torch.rand(len(prompts), group_size, max_new_tokens, generator=generator, device=policy.device)
+    at_once = batch_size or len(prompts) * group_size
+    size, step = min(at_once, group_size), max(1, at_once // group_size)  # of a group, and how many prompts
     mine, parts = share(len(prompts)), []
-    for first in mine[::at_once]:
-        last = min(first + at_once, mine.stop)
-        rows = None if noise is None else noise[first * group_size : last * group_size]
-        parts.append(sample_together(policy, prompts[first:last], max_new_tokens, temperature, group_size, rows))
-    return Rollouts.join(gather(parts)).to(policy.device)
+    for first in mine[::step]:
+        last = min(first + step, mine.stop)
+        for begin in range(0, group_size, size):
+            count = min(size, group_size - begin)
+            rows = None if noise is None else noise[first:last, begin : begin + count].flatten(0, 1)
+            parts.append(sample_together(policy, prompts[first:last], max_new_tokens, temperature, count, rows))
+    rollouts = Rollouts.join(gather(parts)).to(policy.device)
+    rollouts.group = torch.arange(len(prompts), device=policy.device).repeat_interleave(group_size)
+    return rollouts
+
+
+def sample_within_memory(
+    policy: "Policy", prompts: list[str], *, batch_size: int, generator: torch.Generator, **options: Any
+) -> tuple[Rollouts, int]:
+    """What ``sample`` gives, and the batch size to go on with: less where the memory does not suffice for it."""
+    state = generator.get_state()
+
+    def attempt(size: int) -> Rollouts:
+        generator.set_state(state)
+        return sample(policy, prompts, batch_size=size, generator=generator, **options)
+
+    size = min(batch_size, len(prompts) * options.get("group_size", 1))
+    rollouts, fitted = within_memory(size, attempt, "sample_batch_size")
+    return rollouts, batch_size if fitted == size else fitted
 
 
 @torch.no_grad()

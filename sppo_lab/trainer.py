@@ -20,12 +20,11 @@ from sppo_lab.baseline import Baseline, BetaTracker, CriticBaseline, HiddenProbe
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
 from sppo_lab.loss import probability_ratio
-from sppo_lab.memory import within_memory
 from sppo_lab.metrics import batch_metrics
 from sppo_lab.models import load_critic, load_policy
 from sppo_lab.optimize import Learner, micro_batches
 from sppo_lab.parallel import add_up, judge
-from sppo_lab.rollout import Rollouts, encode_prompts, response_logprobs, sample, step_starts
+from sppo_lab.rollout import Rollouts, encode_prompts, response_logprobs, sample_within_memory, step_starts
 from sppo_lab.selection import groups_with_signal, kept_rows
 from sppo_lab.tasks import Problem, Task, load_task
 from sppo_lab.update import update_policy
@@ -174,25 +173,15 @@ class Trainer:
 
     def sample(self, problems: list[Problem], **options: Any) -> Rollouts:
         """Responses to each problem, counted; several batches where ``sample_batch_size`` asks for them."""
-        prompts = [problem.prompt for problem in problems]
-        state = self.generator.get_state()
-
-        def attempt(size: int) -> Rollouts:
-            self.generator.set_state(state)
-            return sample(
-                self.policy,
-                prompts,
-                max_new_tokens=self.config.max_new_tokens,
-                temperature=self.config.temperature,
-                generator=self.generator,
-                batch_size=size,
-                **options,
-            )
-
-        size = min(self.sampled_at_once, len(prompts) * options.get("group_size", 1))
-        rollouts, fitted = within_memory(size, attempt, "sample_batch_size")
-        if fitted < size:
-            self.sampled_at_once = fitted
+        rollouts, self.sampled_at_once = sample_within_memory(
+            self.policy,
+            [problem.prompt for problem in problems],
+            batch_size=self.sampled_at_once,
+            generator=self.generator,
+            max_new_tokens=self.config.max_new_tokens,
+            temperature=self.config.temperature,
+            **options,
+        )
         self.num_rollouts += len(rollouts)
         self.num_tokens += int(rollouts.lengths.sum())
         return rollouts

@@ -193,3 +193,14 @@ def test_a_chat_template_is_applied(policy):
     chatty = type(policy)(policy.model, tokenizer, policy.stop_ids, policy.context, policy.pad_id)
     ids, _ = encode_prompts(chatty, ["1+1="], 1)
     assert tokenizer.decode(ids[0]) == "[user]1+1=[end]"
+
+
+def test_dropout_that_a_layer_calls_itself_stays_off_when_activations_are_recomputed(unusual_model, small_task):
+    """XGLM's layers have a rate of their own, and are in training mode while gradients are recorded."""
+    config = Config(model=unusual_model("xglm"), gradient_checkpointing=True, **SHORT)
+    trainer = Trainer(config, small_task)
+    assert any(
+        getattr(module, "dropout", None)
+        for module in load_policy(config.replace(gradient_checkpointing=False)).model.modules()
+    )
+    assert abs(trainer.train_step().metrics["policy/approx_kl"]) < 1e-6

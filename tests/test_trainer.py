@@ -9,6 +9,7 @@ import torch
 from sppo_lab.algorithms import ALGORITHMS
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError, NonFiniteError
+from sppo_lab.experiment import evaluate_trainer
 from sppo_lab.metrics import METRICS, TIMING
 from sppo_lab.models import trainable_parameters
 from sppo_lab.tasks import Task
@@ -274,6 +275,29 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(small_task, monkeypatc
     with pytest.warns(UserWarning, match=f"out of memory: going on with {setting} = "):
         narrowed = untimed(Trainer(config, small_task).train_step().metrics)
     assert narrowed == pytest.approx(calm, rel=1e-4, abs=1e-6)
+
+
+def test_out_of_memory_while_sampling_splits_a_group_and_is_remembered(small_task, monkeypatch):
+    """In training and in both evaluations; the responses are those of a machine with more memory."""
+    config = Config(algorithm="grpo", **SMALL | {"prompts_per_step": 4})
+    calm = Trainer(config, small_task)
+    calm_rewards, calm_evaluation = calm.train_step().rollouts, evaluate_trainer(calm, samples=6)
+    tight = Trainer(config, small_task)
+    asked, write = [], tight.policy.sampler
+
+    def limited(policy, prompt_ids, prompt_mask, group_size, *rest):
+        asked.append(len(prompt_ids) * group_size)
+        if asked[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return write(policy, prompt_ids, prompt_mask, group_size, *rest)
+
+    tight.policy = dataclasses.replace(tight.policy, sampler=limited)
+    with pytest.warns(UserWarning, match="going on with sample_batch_size = 2 instead of 4"):
+        rollouts = tight.train_step().rollouts
+    assert rollouts.texts == calm_rewards.texts and torch.equal(rollouts.group, calm_rewards.group)
+    asked.clear()
+    assert evaluate_trainer(tight, samples=6).solved == calm_evaluation.solved
+    assert max(asked) <= 3  # the training has found what fits
 
 
 def test_out_of_memory_in_the_critic_halves_its_batch_alone(small_task, monkeypatch):
