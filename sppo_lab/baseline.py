@@ -154,11 +154,17 @@ def hidden_features(policy: Policy, batch: Rollouts) -> Tensor:
     """(B, 2H + 1): last hidden state of the prompt, mean one of the response, mean entropy of its tokens."""
     ids = torch.cat([batch.prompt_ids, batch.response_ids], dim=1)
     mask = torch.cat([batch.prompt_mask, batch.response_mask], dim=1)
+    width, length = batch.prompt_ids.shape[1], batch.response_ids.shape[1]
     output = policy.model(
-        input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), output_hidden_states=True
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position_ids(mask),
+        logits_to_keep=length + 1,
+        use_cache=False,
+        output_hidden_states=True,
     )
-    hidden, width = output.hidden_states[-1].float(), batch.prompt_ids.shape[1]
-    scores = torch.log_softmax(output.logits[:, width - 1 : -1].float(), dim=-1)
+    hidden = output.hidden_states[-1].float()
+    scores = torch.log_softmax(output.logits[:, :-1].float(), dim=-1)
     entropy = -(scores.exp() * scores).sum(-1)
     share = batch.response_mask / batch.lengths[:, None]
     mean = (hidden[:, width:] * share[..., None]).sum(1)

@@ -200,11 +200,23 @@ class Trainer:
         if self.algorithm.stepwise:
             rollouts.action_starts = step_starts(rollouts, self.policy.tokenizer, self.task.step_mark)
         if self.algorithm.baseline == "probe":
-            rollouts.features = of_the_others(hidden_features(self.policy, rollouts), config.group_size)
+            rollouts.features = of_the_others(self.features(rollouts), config.group_size)
         if self.baseline is not None:
             rollouts.values = self.baseline.values(rollouts)
         raw = self.algorithm.advantage(rollouts, config)
         rollouts.raw_advantages, rollouts.advantages = scaled_advantages(raw, rollouts, config)
+
+    def features(self, rollouts: Rollouts) -> Tensor:
+        """What the policy's hidden states say of each response, (B, F)."""
+        width = 2 * self.policy.model.config.get_text_config().hidden_size + 1
+
+        def attempt(size: int) -> Tensor:
+            found = torch.zeros(len(rollouts), width, device=self.policy.device)
+            for part, rows in micro_batches(rollouts, size):
+                found[rows] = hidden_features(self.policy, part)
+            return found
+
+        return add_up(self.learner.within_memory(rollouts, attempt))
 
     def select(self, rollouts: Rollouts) -> Rollouts:
         """The responses that the update uses, with the log-probabilities that it needs."""

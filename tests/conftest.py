@@ -1,6 +1,7 @@
 """Models and tasks that the tests share: the embedded policy, and small random models in the hub's format."""
 
 import functools
+import signal
 
 import pytest
 import torch
@@ -26,6 +27,8 @@ from sppo_lab.models import Policy, load_policy
 from sppo_lab.tasks import Problem, Task
 from sppo_lab.tasks.chain_sum import chain_sum_rewards
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts its background jobs
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # the tests run in several processes at once
 
 

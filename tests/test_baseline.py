@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from sppo_lab.baseline import BetaTracker, HiddenProbe, hidden_features, of_the_others
+from sppo_lab.config import Config
 from sppo_lab.rollout import sample, step_starts
+from sppo_lab.trainer import Trainer
 
 
 def judged(prompts: list[str], rewards: list[float]) -> SimpleNamespace:
@@ -73,3 +75,21 @@ def test_steps_start_after_the_mark(policy):
     for row, text in enumerate(batch.texts):
         wanted = [0] + [i + 1 for i, letter in enumerate(text) if letter == ";"]  # one token a character
         assert starts[row].nonzero().squeeze(1).tolist() == wanted
+
+
+def test_features_are_the_same_in_any_parts_and_memory(small_task):
+    """In whole, one at a time, and halved where the memory does not suffice."""
+    settings = {"algorithm": "poise", "prompts_per_step": 4, "max_new_tokens": 16}
+    trainers = [Trainer(Config(**settings, micro_batch_size=size), small_task) for size in (None, 1, 8)]
+    rollouts = trainers[0].sample(small_task.train, group_size=2)
+    whole, single = (trainer.features(rollouts) for trainer in trainers[:2])
+    torch.testing.assert_close(whole, hidden_features(trainers[0].policy, rollouts), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(single, whole, atol=1e-5, rtol=1e-5)
+
+    def full(module, args, kwargs):
+        if len(kwargs["input_ids"]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    trainers[2].policy.model.register_forward_pre_hook(full, with_kwargs=True)
+    with pytest.warns(UserWarning, match="going on with micro_batch_size = 4 instead of 8"):
+        torch.testing.assert_close(trainers[2].features(rollouts), whole, atol=1e-5, rtol=1e-5)

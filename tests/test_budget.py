@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -81,7 +83,21 @@ def test_every_response_of_a_rehearsal_runs_to_its_limit(monkeypatch):
 
     monkeypatch.setattr(budget.Trainer, "train_step", noted)
     cost = budget.rehearse(Config(**SMALL))
-    assert lengths == [12, 12] and cost.memory_mb > 100 and cost.seconds > 0
+    assert lengths == [12, 12, 12] and cost.memory_mb > 100 and cost.seconds > 0
+
+
+def test_the_faster_of_two_warm_steps_counts(monkeypatch):
+    times = iter([(9.0, 5.0), (4.0, 1.0), (3.0, 2.0)])  # the first warms up; other work slows the second down
+    step = budget.Trainer.train_step
+
+    def timed(trainer):
+        record = step(trainer)
+        whole, update = next(times)
+        return replace(record, metrics=record.metrics | {"step_time": whole, "time/update": update})
+
+    monkeypatch.setattr(budget.Trainer, "train_step", timed)
+    cost = budget.rehearse(Config(**SMALL))
+    assert (cost.sample_seconds, cost.update_seconds) == (1.0, 2.0)
 
 
 def test_a_step_that_fails_in_its_own_process_gives_its_message(tmp_path):
