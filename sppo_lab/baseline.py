@@ -125,7 +125,7 @@ class HiddenProbe:
         if not self.seen:
             return torch.full_like(batch.scores, 0.5)
         features, scores = (torch.cat(column).double() for column in zip(*self.seen, strict=True))
-        center, spread, mean = features.mean(0), features.std(0) + 1e-6, scores.mean()
+        center, spread, mean = features.mean(0), features.std(0, correction=0) + 1e-6, scores.mean()
         x = (features - center) / spread
         ridge = self.RIDGE * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         weights = torch.linalg.solve(x.T @ x + ridge, x.T @ (scores - mean))

@@ -1,7 +1,7 @@
 """What a run will need, before it: memory and seconds per step, from a rehearsal of the real loop with few layers.
 
 A step costs the same for every layer of a transformer, and something for what is outside of its layers.  So a few
-steps are run with random weights and 1 layer, and again with 3, and the cost of L layers lies on the line through both.
+steps are run with random weights and 1 layer, and again with 5, and the cost of L layers lies on the line through both.
 Only the model's configuration and tokenizer are read, not its weights.  Every response runs to ``max_new_tokens``: no
 run costs more.
 """
@@ -25,14 +25,15 @@ from sppo_lab.models import critic_model_name, load_model_config, load_tokenizer
 from sppo_lab.processes import in_own_process, peak_memory_mb
 from sppo_lab.trainer import Trainer
 
-FEW = 3  # layers of the larger rehearsal; the smaller one has 1
+FEW = 5  # layers of the larger rehearsal; the smaller one has 1, and their noise is multiplied by what is between
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a step costs."""
 
-    memory_mb: float  # at the peak, in MiB: of the GPU where there is one, else of the process
+    loading_mb: float  # memory at the peak of loading, in MiB: of the GPU where there is one, else of the process
+    memory_mb: float  # at the peak of all
     sample_seconds: float  # sampling and judging
     update_seconds: float  # the updates of critic and policy
 
@@ -61,7 +62,8 @@ def predict(config: Config, progress: Callable[..., Any] = tqdm) -> Cost:
     for cost, layers in zip(deeper, rehearsals[1:], strict=True):
         field, few = next((field, count) for field, count in layers.items() if count > 1)
         total = total.plus(cost.plus(costs[0], -1), (depths[field] - 1) / (few - 1))
-    return total
+    # Loading a model takes more per layer than a step with it, so the peak of a deep one may be there alone.
+    return dataclasses.replace(total, memory_mb=max(total.loading_mb, total.memory_mb))
 
 
 def models_of(config: Config) -> dict[str, str]:
@@ -95,10 +97,11 @@ def rehearse(config: Config) -> Cost:
     """Run three steps; the faster of the last two, when everything is warm.  No response ends before its limit."""
     trainer = Trainer(config.replace(filter_groups=False))  # random models get no reward, and all would be replaced
     trainer.policy = trainer.policy.endless()
+    loading = peak_memory_mb()
     trainer.train_step()
     steps = [trainer.train_step().metrics for _ in range(2)]  # other work on the machine may slow one down
     times = min(steps, key=lambda metrics: metrics["step_time"])
-    return Cost(peak_memory_mb(), times["step_time"] - times["time/update"], times["time/update"])
+    return Cost(loading, peak_memory_mb(), times["step_time"] - times["time/update"], times["time/update"])
 
 
 def available_memory_mb(device: torch.device) -> float:

@@ -77,6 +77,13 @@ def test_steps_start_after_the_mark(policy):
         assert starts[row].nonzero().squeeze(1).tolist() == wanted
 
 
+def test_a_probe_that_has_seen_one_response_says_its_score():
+    """As few are left where truncated responses and the smallest advantages are left out."""
+    probe = HiddenProbe()
+    probe.update(SimpleNamespace(features=torch.randn(1, 3), scores=torch.ones(1)))
+    assert probe.values(probed(torch.randn(4, 3), torch.zeros(4))).tolist() == [1.0] * 4
+
+
 def test_features_are_the_same_in_any_parts_and_memory(small_task):
     """In whole, one at a time, and halved where the memory does not suffice."""
     settings = {"algorithm": "poise", "prompts_per_step": 4, "max_new_tokens": 16}

@@ -31,7 +31,7 @@ def test_a_cost_that_is_linear_in_the_layers_is_found_exactly(deep, random_model
 
     def cost(config: Config) -> Cost:
         policy, critic = layers(config.model), layers(config.critic_model)
-        return Cost(100 + 7 * policy + 30 * critic, 1 + 0.25 * policy, 2 + 0.5 * policy + 1.5 * critic)
+        return Cost(50 + policy, 100 + 7 * policy + 30 * critic, 1 + 0.25 * policy, 2 + 0.5 * policy + 1.5 * critic)
 
     config = Config(model=deep, critic_model=random_models["llama"], **SMALL)
     monkeypatch.setattr(budget, "measure", cost)
@@ -46,12 +46,23 @@ def test_one_backbone_for_both_is_rehearsed_together(deep, monkeypatch):
 
     def cost(config: Config) -> Cost:
         seen.append((layers(config.model), config.critic_model))
-        return Cost(layers(config.model), 0.0, 0.0)
+        return Cost(0.0, layers(config.model), 0.0, 0.0)
 
     monkeypatch.setattr(budget, "measure", cost)
     for settings in ({}, {"critic": "adapter"}, {"algorithm": "grpo"}):
         assert predict(Config(model=deep, **SMALL, **settings)).memory_mb == pytest.approx(7)
-    assert seen == [(1, None), (3, None)] * 3
+    assert seen == [(1, None), (5, None)] * 3
+
+
+def test_the_peak_of_a_deep_model_may_be_in_loading_it(deep, monkeypatch):
+    """With 1 and 5 layers a step needs more than loading; with 7 it does not."""
+
+    def cost(config: Config) -> Cost:
+        loading, step = 20 * layers(config.model), 100 + 4 * layers(config.model)
+        return Cost(loading, max(loading, step), 0.0, 0.0)
+
+    monkeypatch.setattr(budget, "measure", cost)
+    assert predict(Config(model=deep, **SMALL)).memory_mb == pytest.approx(140)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
