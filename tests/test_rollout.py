@@ -136,23 +136,6 @@ def test_logprobs_are_those_of_the_logits_one_position_earlier(policy):
     torch.testing.assert_close(got.old_logprobs[0], torch.stack(by_hand).detach(), atol=2e-5, rtol=0)
 
 
-def test_sampled_frequencies_are_the_models_probabilities(policy):
-    """Neither top-p nor top-k: first tokens over 4,000 samples against the softmax, chi-squared."""
-    from scipy.stats import chisquare
-
-    count = 4000
-    got = sample(policy, ["5-9+3="], max_new_tokens=1, group_size=count, temperature=1.5, generator=seeded(1))
-    ids, mask = encode_prompts(policy, ["5-9+3="], 1)
-    with torch.no_grad():
-        expected = (policy.model(input_ids=ids, attention_mask=mask).logits[0, -1] / 1.5).softmax(-1) * count
-    seen = torch.bincount(got.response_ids[:, 0], minlength=len(expected)).double()
-    common = expected >= 5
-    observed = [*seen[common].tolist(), seen[~common].sum().item()]
-    wanted = [*expected[common].tolist(), expected[~common].sum().item()]
-    scale = sum(observed) / sum(wanted)
-    assert chisquare(observed, [w * scale for w in wanted]).pvalue > 1e-4
-
-
 def test_a_prompt_is_read_once_and_finished_rows_leave_the_batch(policy):
     rows = []
     handle = policy.model.register_forward_pre_hook(

@@ -88,7 +88,7 @@ def test_continuous_batching_returns_the_policys_log_probabilities(policy):
     assert got.texts == again.texts and len(set(got.texts)) > 3
 
 
-@pytest.mark.parametrize("name", ["generate", "continuous"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_sampled_frequencies_are_the_models_probabilities(policy, name):
     """Neither top-p, top-k nor anything else: first tokens over 2,000 samples against the softmax, chi-squared."""
     count = 2000
