@@ -241,7 +241,7 @@ def sample_together(
         prompt_mask=prompt_mask[group],
         response_ids=response_ids,
         response_mask=response_mask,
-        old_logprobs=logprobs[:, :width] * response_mask,
+        old_logprobs=logprobs[:, :width].masked_fill(response_mask == 0, 0.0),
         truncated=~torch.isin(last, torch.tensor(policy.stop_ids, device=policy.device)),
         group=group,
         prompts=[prompt for prompt in prompts for _ in range(group_size)],
