@@ -37,9 +37,9 @@ def write(
     if group_size > 1:
         cache.batch_select_indices(prompt_of)
     for position in range(max_new_tokens):
-        tokens = scores.argmax(-1) if noise is None else draw(scores, noise[active, position])
+        tokens, chosen = choose(scores, None if noise is None else noise[active, position])
         response_ids[active, position] = tokens
-        logprobs[active, position] = scores.gather(1, tokens[:, None]).squeeze(1)
+        logprobs[active, position] = chosen
 
         ended = torch.isin(tokens, stop_ids)
         lengths[active[ended]] = position + 1
@@ -78,6 +78,12 @@ def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
     if scores.isnan().any():
         raise NonFiniteError("the model's output is NaN, so there is nothing to sample from.")
     return scores
+
+
+def choose(scores: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The next tokens (B,), as the noise (B,) decides or the most probable ones, and their log-probabilities (B,)."""
+    tokens = scores.argmax(-1) if noise is None else draw(scores, noise)
+    return tokens, scores.gather(1, tokens[:, None]).squeeze(1)
 
 
 def draw(scores: Tensor, noise: Tensor) -> Tensor:
