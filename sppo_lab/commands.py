@@ -268,7 +268,7 @@ def run_push(options: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             place = upload(write_model(recorder, folder, options.repo, options.step), options.repo, options.private)
     if not options.json:
-        print(place)
+        print(f"Written: {place}, adapter, tokenizer, model card and figure" if options.dry_run else place)
     return {"repo": options.repo, "uploaded": not options.dry_run, "place": place}
 
 

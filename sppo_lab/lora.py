@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from sppo_lab.errors import LabError, first_line
+from sppo_lab.errors import LabError
 
 POLICY, CRITIC = "default", "critic"  # the adapters on a base that the policy shares with its critic
 
@@ -30,8 +30,8 @@ def add_lora(model: torch.nn.Module, rank: int, alpha: float, seed: int, name: s
             model.add_adapter(name, settings)
         except ValueError as error:
             raise LabError(
-                f"peft cannot put a LoRA adapter on every linear layer of this model: {first_line(error)} Choose a "
-                "model of another architecture."
+                f"peft cannot put a LoRA adapter on every linear layer of model {model.name_or_path!r}, whose "
+                f"architecture is {model.config.model_type}. Choose a model of another architecture."
             ) from error
     for weight in adapter_weights(model, name).values():
         weight.requires_grad_(True)

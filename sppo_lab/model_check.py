@@ -1,4 +1,4 @@
-"""Trying a model once when it is loaded: whether padding leaves its output alone, and who can sample from it."""
+"""Trying a model once when it is loaded: whether padding and later tokens leave its output alone, who can sample."""
 
 from typing import TYPE_CHECKING
 
@@ -14,21 +14,23 @@ from sppo_lab.rollout import position_ids
 if TYPE_CHECKING:
     from sppo_lab.models import Policy
 
-PADDING = 3  # tokens on the left
+TOKENS, PADDING = 8, 3  # tokens read, and those put on the left
 
 
 def check_model(policy: "Policy", name: str, sampler: str) -> str:
-    """Reads a few tokens with and without padding; returns the sampler to use, ``lab`` or ``generate`` for ``auto``.
+    """Reads a few tokens as they are, padded, and with another end; returns the sampler to use for ``sampler``.
 
-    Raises LabError for a model that cannot be run with an adapter, for one whose output depends on padding, as batches
-    of prompts of different lengths would be wrong without a sign of it, and for a sampler that the model does not
-    allow.
+    Raises LabError for a model that cannot be run with an adapter, for one that is not causal or whose output depends
+    on padding, as its probabilities would be wrong without a sign of it, and for a sampler that it does not allow.
     """
-    ids = torch.tensor([policy.tokenizer("What is 12 + 30?")["input_ids"][:8]], device=policy.device)
+    first = policy.tokenizer("What is 12 + 30?")["input_ids"]
+    ids = torch.tensor([(first * TOKENS)[:TOKENS]], device=policy.device)
     mask = torch.ones_like(ids)
+    other = torch.cat([ids[:, :-1], ids[:, -1:] ^ 1], dim=1)
     try:
         alone, cache = run(policy, ids, mask)
         padded, _ = run(policy, pad(ids, (PADDING, 0), value=policy.pad_id), pad(mask, (PADDING, 0)))
+        changed, _ = run(policy, other, mask)
     except torch.OutOfMemoryError as error:
         raise LabError(f"model {name!r} does not fit the memory: choose a smaller one, or a larger device.") from error
     except Exception as error:  # whatever a model of the hub raises when it is run
@@ -36,13 +38,19 @@ def check_model(policy: "Policy", name: str, sampler: str) -> str:
             f"model {name!r} cannot be run with a LoRA adapter on its linear layers ({type(error).__name__}: "
             f"{first_line(error)}). Choose another model."
         ) from error
-    # In half precision the two round differently; a wrong position or mask changes the output by its own size.
-    allowed = 1e-2 if alone.dtype == torch.float32 else 0.1
-    difference = (padded - alone).float().square().mean().sqrt() / alone.float().std()
-    if not difference <= allowed:
+    exact = alone.dtype == torch.float32
+    # Padding alters how numbers are rounded; a wrong position or mask changes the output by its own size.
+    shift = difference(padded[:, -1], alone[:, -1])
+    if not shift <= (1e-2 if exact else 0.1):
         raise LabError(
-            f"model {name!r} gives another output when its input is padded on the left (by {difference:.0%} of the "
+            f"model {name!r} gives another output when its input is padded on the left (by {shift:.0%} of the "
             "output's deviation), so it cannot be trained in batches. Choose another model."
+        )
+    # Another last token hardly does, and in a new model its effect is small.
+    if not difference(changed[:, :-1], alone[:, :-1]) <= (1e-4 if exact else 1e-2):
+        raise LabError(
+            f"model {name!r} is not causal: what it says after a token depends on tokens that follow. Choose a model "
+            "that writes from left to right."
         )
     attention_cache = lets_rows_go(cache)
     if sampler == "auto":
@@ -55,9 +63,14 @@ def check_model(policy: "Policy", name: str, sampler: str) -> str:
 
 @torch.no_grad()
 def run(policy: "Policy", ids: Tensor, mask: Tensor) -> tuple[Tensor, Cache | None]:
-    """Logits of the last token (1, V), and the cache if the model returns one."""
+    """Logits (1, L, V), and the cache if the model returns one."""
     output = policy.model(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=True)
-    return output.logits[:, -1], getattr(output, "past_key_values", None)
+    return output.logits, getattr(output, "past_key_values", None)
+
+
+def difference(logits: Tensor, expected: Tensor) -> float:
+    """Root mean square of the difference, as a part of the deviation of what was expected; NaN if one is."""
+    return float((logits - expected).float().square().mean().sqrt() / expected.float().std())
 
 
 def lets_rows_go(cache: Cache | None) -> bool:

@@ -68,6 +68,7 @@ def unusual_model(tmp_path_factory):
             "linear_num_value_heads": 4,
         },
         "bloom": {"n_layer": 2, "n_head": 2},
+        "bert": {},
         "rwkv": {"attention_hidden_size": 32, "context_length": 256},
         "mamba": {"state_size": 8},
     }

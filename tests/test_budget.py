@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sppo_lab import budget
-from sppo_lab.budget import Cost, measure, predict, shrunken
+from sppo_lab.budget import Cost, measure, pattern, predict, rehearsed_depths, shrunken, with_layers
 from sppo_lab.cli import main
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
@@ -73,12 +73,73 @@ def test_a_shrunken_model_keeps_everything_but_its_depth(random_models, tmp_path
     assert (small.hidden_size, small.vocab_size) == (whole.hidden_size, whole.vocab_size)
 
 
+@pytest.mark.parametrize(
+    ("kinds", "found"),
+    [
+        ("a", (1, 1)),
+        ("aaaa", (1, 1)),
+        ("ab", (2, 1)),
+        ("abbbbb", (2, 1)),
+        ("aaabaaabaaab", (4, 4)),
+        ("aaabaaabaa", (4, 4)),
+        ("abcbcbc", (3, 2)),
+        ("abcd", (4, 1)),
+    ],
+)
+def test_the_pattern_of_the_layers(kinds, found):
+    assert pattern(kinds) == found
+
+
+def test_layers_that_differ_are_rehearsed_by_whole_repeats(unusual_model, tmp_path, monkeypatch):
+    """Twelve layers, one recurrent before two of attention, which cost more."""
+    small = budget.load_model_config(unusual_model("qwen3_5_text"))
+    unit = ["linear_attention", "full_attention", "full_attention"]
+    whole = type(small).from_dict(small.to_dict() | {"num_hidden_layers": 12, "layer_types": unit * 4})
+    whole.save_pretrained(tmp_path)
+    budget.load_tokenizer(unusual_model("qwen3_5_text")).save_pretrained(tmp_path)
+    assert rehearsed_depths(whole) == (3, 9)
+    assert with_layers(whole, 6).layer_types == whole.layer_types[:6]
+    seen = []
+
+    def cost(config: Config) -> Cost:
+        kinds = budget.load_model_config(config.model).layer_types
+        seen.append(len(kinds))
+        recurrent = kinds.count("linear_attention")
+        return Cost(0.0, 10 + recurrent + 5 * (len(kinds) - recurrent), 0.0, 0.0, "generate")
+
+    monkeypatch.setattr(budget, "measure", cost)
+    predicted = predict(Config(model=str(tmp_path), algorithm="grpo", **SMALL))
+    assert seen == [3, 9] and predicted.memory_mb == pytest.approx(10 + 4 + 5 * 8)
+
+
+def test_an_architecture_that_cannot_have_fewer_layers_is_rehearsed_whole(random_models, monkeypatch):
+    monkeypatch.setattr(budget, "with_layers", lambda config, layers: 1 / 0)
+    assert rehearsed_depths(AutoConfig.from_pretrained(random_models["llama"])) == (2, 2)
+
+
+def test_what_is_wrong_with_a_rehearsal_is_said_of_the_users_model(deep, monkeypatch):
+    def refuse(config: Config) -> Cost:
+        raise LabError(f"model {config.model!r} is of no use.")
+
+    monkeypatch.setattr(budget, "measure", refuse)
+    with pytest.raises(LabError, match=f"^model '{deep}' is of no use"):
+        predict(Config(model=deep, **SMALL))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("rwkv", "padded on the left"), ("mamba", "peft cannot"), ("bert", "causal")]
+)
+def test_a_model_that_cannot_be_trained_has_no_budget(unusual_model, kind, said):
+    with pytest.raises(LabError, match=f"'{unusual_model(kind)}'.*{said}|{said}.*'{unusual_model(kind)}'"):
+        predict(Config(model=unusual_model(kind), **SMALL))
+
+
 @pytest.mark.slow
 def test_the_command_says_what_a_step_needs_and_compares(capsys):
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     assert main(["budget", "--measure", *arguments]) == 0
     printed = capsys.readouterr().out
-    assert "4 responses of 12 tokens" in printed
+    assert "4 responses of 12 tokens per step, written by the sampler lab" in printed
     row = next(line for line in printed.splitlines() if "peak memory" in line)
     assert 0.8 < float(row.split()[-1]) < 1.2
 
