@@ -1,8 +1,9 @@
 """What a run will need, before it: memory and seconds per step, from a rehearsal of the real loop with few layers.
 
 A step costs the same for every layer of a transformer, and something for what is outside of its layers.  So a few
-steps are run with random weights and 1 layer, and again with 5, and the cost of L layers lies on the line through both.
-Where layers differ, such as attention after every three recurrent ones, whole repeats of their pattern are rehearsed.
+steps are run with random weights and 1 layer, and again with half of the layers, or 5 of a large model, and the cost of
+all of them lies on the line through both.  Where layers differ, such as attention after every three recurrent ones,
+whole repeats of their pattern are rehearsed.
 Only the model's configuration and tokenizer are read, not its weights.  Every response runs to ``max_new_tokens``: no
 run costs more.
 """
@@ -29,7 +30,8 @@ from sppo_lab.processes import in_own_process, peak_memory_mb
 from sppo_lab.samplers import SAMPLERS
 from sppo_lab.trainer import Trainer
 
-MORE = 4  # layers, at least, by which the larger rehearsal exceeds the smaller: noise is multiplied by those left out
+MORE = 4  # layers, at least, by which the larger rehearsal exceeds the smaller: what is left out multiplies the noise
+ROOM = 2**31  # bytes of float32 weights in those layers, at most, if they are more
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,14 @@ def rehearsed_depths(config: PreTrainedConfig) -> tuple[int, int]:
     """How many layers the smaller and the larger rehearsal have; both all of them, where fewer cannot be had."""
     depth = config.num_hidden_layers
     try:
-        fewest, period = pattern(layer_kinds(config))
+        kinds = layer_kinds(config)
+        fewest, period = pattern(kinds)
         layer_kinds(with_layers(config, fewest))
     except Exception:  # whatever an architecture raises that does not know what to do with fewer layers
         return depth, depth
-    return fewest, min(depth, fewest + period * math.ceil(MORE / period))
+    bytes_per_layer = sum(4 * math.prod(shape) for _, shapes in kinds for shape in shapes) / depth
+    more = max(MORE, min(depth // 2 - fewest, ROOM // bytes_per_layer))
+    return fewest, min(depth, fewest + period * math.ceil(more / period))
 
 
 def layer_kinds(config: PreTrainedConfig) -> list[tuple[Any, ...]]:
@@ -152,12 +157,12 @@ def measure(config: Config) -> Cost:
 
 
 def rehearse(config: Config) -> Cost:
-    """Run three steps; the faster of the last two, when everything is warm.  No response ends before its limit."""
+    """Run four steps; the fastest of the last three, when all is warm.  No response ends before its limit."""
     trainer = Trainer(config.replace(filter_groups=False))  # random models get no reward, and all would be replaced
     trainer.policy = trainer.policy.endless()
     loading = peak_memory_mb()
     trainer.train_step()
-    steps = [trainer.train_step().metrics for _ in range(2)]  # other work on the machine may slow one down
+    steps = [trainer.train_step().metrics for _ in range(3)]  # other work on the machine may slow some down
     times = min(steps, key=lambda metrics: metrics["step_time"])
     return Cost(
         loading_mb=loading,
