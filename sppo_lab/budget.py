@@ -2,17 +2,13 @@
 
 A step costs the same for every layer of a transformer, and something for what is outside of its layers.  So a few
 steps are run with random weights and 1 layer, and again with half of the layers, or 5 of a large model, and the cost of
-all of them lies on the line through both.  Where layers differ, such as attention after every three recurrent ones,
-whole repeats of their pattern are rehearsed.
-Only the model's configuration and tokenizer are read, not its weights.  Every response runs to ``max_new_tokens``: no
-run costs more.
+all of them lies on the line through both (``shallow`` chooses and builds those models).  Only the model's configuration
+and tokenizer are read, not its weights.  Every response runs to ``max_new_tokens``: no run costs more.
 """
 
 import dataclasses
-import math
 import tempfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +16,15 @@ from typing import Any
 import psutil
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from sppo_lab.algorithms import get_algorithm
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
-from sppo_lab.models import critic_model_name, load_model_config, load_tokenizer
+from sppo_lab.models import critic_model_name, load_model_config
 from sppo_lab.processes import in_own_process, peak_memory_mb
 from sppo_lab.samplers import SAMPLERS
+from sppo_lab.shallow import rehearsed_depths, shallow_model
 from sppo_lab.trainer import Trainer
-
-MORE = 4  # layers, at least, by which the larger rehearsal exceeds the smaller: what is left out multiplies the noise
-ROOM = 2**31  # bytes of float32 weights in those layers, at most, if they are more
 
 
 @dataclass(frozen=True)
@@ -60,26 +53,17 @@ def predict(config: Config, progress: Callable[..., Any] = tqdm) -> Cost:
     """The cost of a step of this configuration on this machine, every response at its longest."""
     models = models_of(config)
     depths = {field: load_model_config(name).num_hidden_layers for field, name in models.items()}
-    fewest, larger = {}, {}  # layers, by setting
+    few, more = {}, {}  # layers, by setting
     for field, name in models.items():
-        fewest[field], larger[field] = rehearsed_depths(load_model_config(name))
-    rehearsals = [fewest] + [fewest | {field: larger[field]} for field in models if larger[field] > fewest[field]]
+        is_critic = field == "critic_model"  # small, as a rule: whole, as a third rehearsal would add its noise
+        few[field], more[field] = rehearsed_depths(load_model_config(name), whole=is_critic)
+    growing = [field for field in models if more[field] > few[field]]
+    plans = progress([few, *(few | {field: more[field]} for field in growing)], desc="rehearsing", unit="rehearsal")
     with tempfile.TemporaryDirectory(prefix="sppo-lab-") as folder:
-        costs = []
-        for layers in progress(rehearsals, desc="rehearsing", unit="rehearsal"):
-            paths = {field: shrunken(models[field], count, Path(folder)) for field, count in layers.items()}
-            try:
-                costs.append(measure(config.replace(**paths)))
-            except LabError as error:
-                message = str(error)
-                for field, path in paths.items():
-                    message = message.replace(path, models[field])
-                raise LabError(message) from error
-    total = costs[0]
-    for cost, layers in zip(costs[1:], rehearsals[1:], strict=True):
-        field = next(field for field in models if layers[field] > fewest[field])
-        left_out = depths[field] - fewest[field]
-        total = total.plus(cost.plus(costs[0], -1), left_out / (layers[field] - fewest[field]))
+        base, *deeper = [rehearsal(config, models, layers, Path(folder)) for layers in plans]
+    total = base
+    for field, cost in zip(growing, deeper, strict=True):
+        total = total.plus(cost.plus(base, -1), (depths[field] - few[field]) / (more[field] - few[field]))
     # Loading a model takes more per layer than a step with it, so the peak of a deep one may be there alone.
     return dataclasses.replace(total, memory_mb=max(total.loading_mb, total.memory_mb))
 
@@ -93,62 +77,16 @@ def models_of(config: Config) -> dict[str, str]:
     return models
 
 
-def rehearsed_depths(config: PreTrainedConfig) -> tuple[int, int]:
-    """How many layers the smaller and the larger rehearsal have; both all of them, where fewer cannot be had."""
-    depth = config.num_hidden_layers
+def rehearsal(config: Config, models: dict[str, str], layers: dict[str, int], folder: Path) -> Cost:
+    """The cost of a step when the models have so many layers.  A LabError speaks of the models themselves."""
+    paths = {field: shallow_model(name, layers[field], folder) for field, name in models.items()}
     try:
-        kinds = layer_kinds(config)
-        fewest, period = pattern(kinds)
-        layer_kinds(with_layers(config, fewest))
-    except Exception:  # whatever an architecture raises that does not know what to do with fewer layers
-        return depth, depth
-    bytes_per_layer = sum(4 * math.prod(shape) for _, shapes in kinds for shape in shapes) / depth
-    more = max(MORE, min(depth // 2 - fewest, ROOM // bytes_per_layer))
-    return fewest, min(depth, fewest + period * math.ceil(more / period))
-
-
-def layer_kinds(config: PreTrainedConfig) -> list[tuple[Any, ...]]:
-    """What tells the layers apart, one entry each: what the configuration calls it, and the shapes of its weights."""
-    depth = config.num_hidden_layers
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == depth)
-    shapes = [tuple(weight.shape for weight in layer.parameters()) for layer in next(lists)]
-    return list(zip(getattr(config, "layer_types", None) or [None] * depth, shapes, strict=True))
-
-
-def pattern(kinds: Sequence[Any]) -> tuple[int, int]:
-    """The fewest layers after which only repeats follow, and the period of those; all of them and 1 if none does.
-
-    A dense layer, then mixtures only: (2, 1).  Three recurrent layers and one of attention, again and again: (4, 4).
-    """
-    depth = len(kinds)
-    repeating = [
-        (start + period, period)
-        for period in range(1, depth)
-        for start in range(depth - period)
-        if kinds[start : depth - period] == kinds[start + period :]
-    ]
-    return min(repeating, default=(depth, 1))
-
-
-def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    """The configuration with its first ``layers`` layers; lists with an entry per layer are cut too."""
-    settings = {
-        name: value[:layers] if isinstance(value, list) and len(value) == config.num_hidden_layers else value
-        for name, value in config.to_dict().items()
-    }
-    settings[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = layers
-    return type(config).from_dict(settings)
-
-
-def shrunken(name: str, layers: int, folder: Path) -> str:
-    """A model of that architecture with ``layers`` layers and random weights, in a directory; returns its path."""
-    path = folder / f"{zlib.crc32(name.encode()):08x}-{layers}"
-    if not path.exists():
-        AutoModelForCausalLM.from_config(with_layers(load_model_config(name), layers)).save_pretrained(path)
-        load_tokenizer(name).save_pretrained(path)
-    return str(path)
+        return measure(config.replace(**paths))
+    except LabError as error:
+        message = str(error)
+        for field, path in paths.items():
+            message = message.replace(path, models[field])
+        raise LabError(message) from error
 
 
 def measure(config: Config) -> Cost:

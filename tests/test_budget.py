@@ -3,11 +3,13 @@ from dataclasses import replace
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sppo_lab import budget
-from sppo_lab.budget import Cost, measure, pattern, predict, rehearsed_depths, shrunken, with_layers
+from sppo_lab import budget, shallow
+from sppo_lab.budget import Cost, measure, predict
 from sppo_lab.cli import main
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
+from sppo_lab.models import load_model_config, load_tokenizer
+from sppo_lab.shallow import rehearsed_depths
 
 SMALL = {"prompts_per_step": 4, "max_new_tokens": 12, "device": "cpu"}
 
@@ -18,24 +20,30 @@ def deep(random_models, tmp_path) -> str:
     config = AutoConfig.from_pretrained(random_models["llama"])
     config.num_hidden_layers = 7
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "deep")
-    budget.load_tokenizer(random_models["llama"]).save_pretrained(tmp_path / "deep")
+    load_tokenizer(random_models["llama"]).save_pretrained(tmp_path / "deep")
     return str(tmp_path / "deep")
 
 
 def layers(name: str) -> int:
-    return budget.load_model_config(name).num_hidden_layers
+    return load_model_config(name).num_hidden_layers
 
 
-def test_a_cost_that_is_linear_in_the_layers_is_found_exactly(deep, random_models, monkeypatch):
-    """Policy and critic differ in depth and in what a layer of theirs costs."""
+@pytest.mark.parametrize(("room", "rehearsals"), [(2**31, 2), (0, 3)])
+def test_a_cost_that_is_linear_in_the_layers_is_found_exactly(deep, random_models, monkeypatch, room, rehearsals):
+    """Policy and critic differ in depth and in what a layer of theirs costs; a critic with room is rehearsed whole."""
+    monkeypatch.setattr(shallow, "ROOM", room)
+    seen = []
 
     def cost(config: Config) -> Cost:
         policy, critic = layers(config.model), layers(config.critic_model)
+        seen.append((policy, critic))
         return Cost(50 + policy, 100 + 7 * policy + 30 * critic, 1 + 0.25 * policy, 2 + 0.5 * policy + 1.5 * critic)
 
     config = Config(model=deep, critic_model=random_models["llama"], **SMALL)
     monkeypatch.setattr(budget, "measure", cost)
-    found, expected = predict(config), cost(config)
+    found = predict(config)
+    assert seen == ([(1, 2), (5, 2)] if rehearsals == 2 else [(1, 1), (5, 1), (1, 2)])
+    expected = cost(config)
     assert found.memory_mb == pytest.approx(expected.memory_mb)
     assert found.sample_seconds == pytest.approx(expected.sample_seconds)
     assert found.seconds == pytest.approx(expected.seconds)
@@ -65,44 +73,18 @@ def test_the_peak_of_a_deep_model_may_be_in_loading_it(deep, monkeypatch):
     assert predict(Config(model=deep, **SMALL)).memory_mb == pytest.approx(140)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_shrunken_model_keeps_everything_but_its_depth(random_models, tmp_path, architecture):
-    name = random_models[architecture]
-    small, whole = AutoConfig.from_pretrained(shrunken(name, 1, tmp_path)), AutoConfig.from_pretrained(name)
-    assert (small.num_hidden_layers, whole.num_hidden_layers) == (1, 2)
-    assert (small.hidden_size, small.vocab_size) == (whole.hidden_size, whole.vocab_size)
-
-
-@pytest.mark.parametrize(
-    ("kinds", "found"),
-    [
-        ("a", (1, 1)),
-        ("aaaa", (1, 1)),
-        ("ab", (2, 1)),
-        ("abbbbb", (2, 1)),
-        ("aaabaaabaaab", (4, 4)),
-        ("aaabaaabaa", (4, 4)),
-        ("abcbcbc", (3, 2)),
-        ("abcd", (4, 1)),
-    ],
-)
-def test_the_pattern_of_the_layers(kinds, found):
-    assert pattern(kinds) == found
-
-
 def test_layers_that_differ_are_rehearsed_by_whole_repeats(unusual_model, tmp_path, monkeypatch):
     """Twelve layers, one recurrent before two of attention, which cost more."""
-    small = budget.load_model_config(unusual_model("qwen3_5_text"))
+    small = load_model_config(unusual_model("qwen3_5_text"))
     unit = ["linear_attention", "full_attention", "full_attention"]
     whole = type(small).from_dict(small.to_dict() | {"num_hidden_layers": 12, "layer_types": unit * 4})
     whole.save_pretrained(tmp_path)
-    budget.load_tokenizer(unusual_model("qwen3_5_text")).save_pretrained(tmp_path)
+    load_tokenizer(unusual_model("qwen3_5_text")).save_pretrained(tmp_path)
     assert rehearsed_depths(whole) == (3, 9)
-    assert with_layers(whole, 6).layer_types == whole.layer_types[:6]
     seen = []
 
     def cost(config: Config) -> Cost:
-        kinds = budget.load_model_config(config.model).layer_types
+        kinds = load_model_config(config.model).layer_types
         seen.append(len(kinds))
         recurrent = kinds.count("linear_attention")
         return Cost(0.0, 10 + recurrent + 5 * (len(kinds) - recurrent), 0.0, 0.0, "generate")
@@ -110,20 +92,6 @@ def test_layers_that_differ_are_rehearsed_by_whole_repeats(unusual_model, tmp_pa
     monkeypatch.setattr(budget, "measure", cost)
     predicted = predict(Config(model=str(tmp_path), algorithm="grpo", **SMALL))
     assert seen == [3, 9] and predicted.memory_mb == pytest.approx(10 + 4 + 5 * 8)
-
-
-def test_half_of_a_model_is_rehearsed_or_a_few_layers_of_a_large_one(random_models):
-    config = AutoConfig.from_pretrained(random_models["llama"])
-    depths = {}
-    for inner in (32, 4096, 65536):  # a layer has about 1, 50 and 800 million weights
-        sizes = {"hidden_size": 4096, "intermediate_size": inner, "num_hidden_layers": 40}
-        depths[inner] = rehearsed_depths(type(config).from_dict(config.to_dict() | sizes))
-    assert depths == {32: (1, 20), 4096: (1, 11), 65536: (1, 5)}
-
-
-def test_an_architecture_that_cannot_have_fewer_layers_is_rehearsed_whole(random_models, monkeypatch):
-    monkeypatch.setattr(budget, "with_layers", lambda config, layers: 1 / 0)
-    assert rehearsed_depths(AutoConfig.from_pretrained(random_models["llama"])) == (2, 2)
 
 
 def test_what_is_wrong_with_a_rehearsal_is_said_of_the_users_model(deep, monkeypatch):
