@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_training_options(demo)
 
     budget = add_command(commands, "budget", run_budget, "say what a run will need, memory and time, before it")
-    budget.add_argument("--measure", action="store_true", help="also run three real steps, and compare")
+    budget.add_argument("--measure", action="store_true", help="also run four real steps, and compare")
     add_tier(budget)
     add_settings(budget)
 
