@@ -5,7 +5,6 @@ from a thread do not arrive, as on Colab, ``run`` trains in the cell; interrupti
 """
 
 import time
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -153,9 +152,7 @@ class Training(Frame):
             f"{peak_memory_mb():.0f} MiB at most"
         )
         if time.monotonic() - self.drawn > PERIOD:
-            texts, rewards = record.rollouts.texts, record.rollouts.rewards.tolist()
-            prompts = [problem.prompt for problem in record.problems]
-            self.responses.value = responses_table(list(zip(prompts, texts, rewards, strict=True))[:5])
+            self.responses.value = responses_table(record)
             self.draw()
 
     def draw(self) -> None:
@@ -231,15 +228,17 @@ def training_controls(config: Config) -> dict[str, widgets.HBox]:
     }
 
 
-def responses_table(rows: Iterable[tuple[str, str, float]]) -> str:
-    """Rewards, prompts and responses as an HTML table."""
-    style = "text-align: left; vertical-align: top; min-width: 12em; overflow-wrap: anywhere; white-space: pre-wrap"
-    head = "".join(f"<th scope='col' style='text-align: left'>{name}</th>" for name in ("R", "prompt", "response"))
-    body = "".join(
-        f"<tr><td style='vertical-align: top'>{reward:.0f}</td><td style='{style}'>{escape(prompt)}</td>"
-        f"<td style='{style}'>{escape(text)}</td></tr>"
-        for prompt, text, reward in rows
-    )
+def responses_table(record: StepRecord, count: int = 5) -> str:
+    """Reward, prompt, right answer and response of the first ``count`` as an HTML table."""
+    widths = {"R": 1, "prompt": 12, "answer": 4, "response": 12}  # at least, in em
+    style = "text-align: left; vertical-align: top; overflow-wrap: anywhere; white-space: pre-wrap"
+    head = "".join(f"<th scope='col' style='text-align: left'>{name}</th>" for name in widths)
+    rows = zip(record.rollouts.rewards.tolist(), record.problems, record.rollouts.texts, strict=True)
+    body = ""
+    for reward, asked, text in list(rows)[:count]:
+        cells = zip(widths.values(), (f"{reward:.0f}", asked.prompt, asked.answer, text), strict=True)
+        filled = (f"<td style='{style}; min-width: {width}em'>{escape(cell)}</td>" for width, cell in cells)
+        body += f"<tr>{''.join(filled)}</tr>"
     caption = "<caption style='text-align: left'>Latest responses</caption>"
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 

@@ -1,11 +1,15 @@
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
-from sppo_lab.widgets.training import Training, command_line
+from sppo_lab.tasks import Problem
+from sppo_lab.trainer import StepRecord
+from sppo_lab.widgets.training import Training, command_line, responses_table
 
 SMALL = {"prompts_per_step": 8, "max_new_tokens": 8, "eval_prompts": 4, "eval_samples": 1}
 
@@ -40,6 +44,14 @@ def test_start_trains_to_the_end_and_shows_it(training):
     assert "<table>" in training.responses.value and "run-1" in training.status.value
     assert re.search(r"accuracy on test problems 0\.\d+ before and 0\.\d+ after training", training.status.value)
     assert training.worker.experiment.recorder.evaluation("after") is not None
+
+
+def test_the_table_of_responses_has_the_right_answers():
+    problems = [Problem("7+5-3=", "9"), Problem("a<b?", "<yes>")]
+    rollouts = SimpleNamespace(rewards=torch.tensor([1.0, 0.0]), texts=["12#9", "no"])
+    table = responses_table(StepRecord(1, {}, problems, rollouts, torch.ones(2, 1), torch.ones(2, 1)))
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", table)
+    assert cells == ["1", "7+5-3=", "9", "12#9", "0", "a&lt;b?", "&lt;yes&gt;", "no"]
 
 
 def test_pause_holds_and_resume_goes_on(training):
