@@ -85,8 +85,14 @@ def load_policy(config: Config) -> Policy:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, by the model's name."""
-    return _from_pretrained(AutoTokenizer, name)
+    """The tokenizer of a model, by the model's name.  Raises LabError for one that knows no tokens."""
+    tokenizer = _from_pretrained(AutoTokenizer, name)
+    if not tokenizer("1 + 1")["input_ids"]:  # transformers makes an empty one where its files are missing
+        raise LabError(
+            f"model {name!r} comes without a tokenizer. Put the files of the one it was trained with (tokenizer.json, "
+            "tokenizer_config.json) into its directory."
+        )
+    return tokenizer
 
 
 def load_model_config(name: str) -> PreTrainedConfig:

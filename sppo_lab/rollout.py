@@ -10,6 +10,7 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 
 from sppo_lab.errors import LabError
 from sppo_lab.lora import folded_adapter
@@ -18,6 +19,8 @@ from sppo_lab.parallel import gather, share
 
 if TYPE_CHECKING:
     from sppo_lab.models import Policy
+
+LOGITS_AT_ONCE = 2**26  # numbers of the vocabulary's logits that are normalised together: 256 MiB in float32
 
 
 @dataclass
@@ -282,9 +285,24 @@ def response_logprobs(
         position_ids=position_ids(mask),
         logits_to_keep=width + 1,
         use_cache=False,
-    ).logits[:, :-1]
-    scores = torch.log_softmax(logits.float() / temperature, dim=-1)
-    logprobs = scores.gather(2, rollouts.response_ids[..., None]).squeeze(2)
+    ).logits
+    size = max(1, LOGITS_AT_ONCE // logits[0].numel())
+    settings = (temperature, entropy_gradient)
+    if size >= len(logits):
+        logprobs, entropy = token_scores(logits, rollouts.response_ids, *settings)
+    else:  # each part once more in the backward pass: in float32 they would fill most of the memory until then
+        parts = [
+            checkpoint(token_scores, *part, *settings, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(logits.split(size), rollouts.response_ids.split(size), strict=True)
+        ]
+        logprobs, entropy = (torch.cat(numbers) for numbers in zip(*parts, strict=True))
+    return logprobs * rollouts.response_mask, entropy * rollouts.response_mask
+
+
+def token_scores(logits: Tensor, ids: Tensor, temperature: float, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
+    """Log-probability of the ids (B, T) and entropy, each (B, T), from the logits (B, T + 1, V) one place earlier."""
+    scores = torch.log_softmax(logits[:, :-1].float() / temperature, dim=-1)
+    logprobs = scores.gather(2, ids[..., None]).squeeze(2)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(scores.exp() * scores).sum(-1)
-    return logprobs * rollouts.response_mask, entropy * rollouts.response_mask
+    return logprobs, entropy

@@ -175,6 +175,13 @@ def test_a_tokenizer_without_padding_end_or_template_works_if_the_model_knows_it
         load_policy(Config(model=str(folder)))
 
 
+def test_a_model_without_a_tokenizer_is_refused(random_models, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(random_models["qwen2"], folder, ignore=shutil.ignore_patterns("*token*"))
+    with pytest.raises(LabError, match=r"comes without a tokenizer\. Put the files"):
+        load_policy(Config(model=str(folder)))
+
+
 def test_a_directory_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(LabError, match=r"not a model in the hub's format: it holds no config.json"):
         load_policy(Config(model=str(tmp_path)))

@@ -6,7 +6,7 @@ import torch
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
 from sppo_lab.models import load_policy, trainable_parameters
-from sppo_lab.rollout import encode_prompts, response_logprobs, sample
+from sppo_lab.rollout import encode_prompts, response_logprobs, sample, token_scores
 from sppo_lab.samplers.lab import draw
 
 PROMPTS = ["7+5-3=", "1+1=", "9-4+2-1+8-3-3+5=", "3-8="]
@@ -59,6 +59,25 @@ def test_sampling_and_scoring_give_the_same_logprobs(policy, rollouts):
     scored, _ = response_logprobs(policy.model, rollouts, temperature=1.0)
     assert rollouts.old_logprobs.min() < -0.5  # there is something to compare
     torch.testing.assert_close(scored, rollouts.old_logprobs, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+def test_logits_normalised_part_by_part_give_the_same_numbers_and_gradient(
+    policy, rollouts, monkeypatch, entropy_gradient
+):
+    def scores_and_gradient() -> tuple[torch.Tensor, ...]:
+        logprobs, entropy = response_logprobs(policy.model, rollouts, 0.7, entropy_gradient=entropy_gradient)
+        loss = (logprobs * rollouts.response_mask).sum() + (entropy.sum() if entropy_gradient else 0)
+        return logprobs, entropy, *torch.autograd.grad(loss, list(policy.weights.values()))
+
+    whole, kept = scores_and_gradient(), []
+    monkeypatch.setattr("sppo_lab.rollout.LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(
+        "sppo_lab.rollout.token_scores", lambda logits, *rest: kept.append(len(logits)) or token_scores(logits, *rest)
+    )
+    for got, expected in zip(scores_and_gradient(), whole, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert len(rollouts) > 1 and set(kept) == {1} and len(kept) == 2 * len(rollouts)  # forward, and again backward
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2", "gemma", "gemma3"])
