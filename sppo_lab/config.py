@@ -59,9 +59,9 @@ class Config:
     )
     sampler: str = _setting(
         "auto",
-        "who writes the responses; auto: the lab's own sampler wherever the model's cache lets it, else transformers' "
-        "generate; continuous: transformers' continuous batching, made for long responses on a GPU",
-        choices=("auto", "lab", "generate", "continuous"),
+        "who writes the responses; auto: the lab's own sampler wherever the model's cache lets it, on a GPU as a "
+        "recorded graph, else transformers' generate; continuous: transformers' continuous batching",
+        choices=("auto", "lab", "graph", "generate", "continuous"),
     )
     temperature: float = _setting(1.0, "sampling temperature; it divides the logits in the loss too", above=0, max=5)
     max_new_tokens: int = _setting(88, "longest response, in tokens; a longer one is cut and marked truncated", min=1)

@@ -10,11 +10,13 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sppo_lab.errors import LabError, first_line
 from sppo_lab.rollout import position_ids
+from sppo_lab.samplers.graph import Segment
 
 if TYPE_CHECKING:
     from sppo_lab.models import Policy
 
 TOKENS, PADDING = 8, 3  # tokens read, and those put on the left
+AUTO = {True: ("graph", "lab", "generate"), False: ("lab", "generate")}  # the best first, on a GPU and without one
 
 
 def check_model(policy: "Policy", name: str, sampler: str) -> str:
@@ -52,11 +54,16 @@ def check_model(policy: "Policy", name: str, sampler: str) -> str:
             f"model {name!r} is not causal: what it says after a token depends on tokens that follow. Choose a model "
             "that writes from left to right."
         )
-    attention_cache = lets_rows_go(cache)
+    able = {"generate"}
+    if lets_rows_go(cache):
+        able.add("lab")
+        if getattr(policy.model.get_base_model(), "_supports_attention_backend", False):
+            able.add("continuous")
+        if (sampler == "graph" or policy.device.type == "cuda") and can_be_recorded(policy, ids, alone[:, -1], exact):
+            able.add("graph")
     if sampler == "auto":
-        return "lab" if attention_cache else "generate"
-    pages = getattr(policy.model.get_base_model(), "_supports_attention_backend", False)
-    if (sampler == "lab" and not attention_cache) or (sampler == "continuous" and not (attention_cache and pages)):
+        return next(name for name in AUTO[policy.device.type == "cuda"] if name in able)
+    if sampler not in able:
         raise LabError(f"sampler = {sampler!r} does not work with the cache of model {name!r}: leave it at auto.")
     return sampler
 
@@ -78,3 +85,20 @@ def lets_rows_go(cache: Cache | None) -> bool:
     return isinstance(cache, Cache) and all(
         type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
     )
+
+
+@torch.no_grad()
+def can_be_recorded(policy: "Policy", ids: Tensor, expected: Tensor, exact: bool) -> bool:
+    """Whether the model, with a cache at a fixed place, gives the expected logits (1, V), and a GPU can record it."""
+    ids, mask = pad(ids, (PADDING, 0), value=policy.pad_id), pad(torch.ones_like(ids), (PADDING, 0))
+    _, cache = run(policy, ids[:, :-1], mask[:, :-1])
+    if not all(type(layer) is DynamicLayer for layer in cache.layers):
+        return False
+    try:
+        segment = Segment(policy, ids[:, -1:], mask, cache, torch.zeros_like(ids[0, :1]), room=2)
+        if not difference(segment.logits(), expected) <= (1e-2 if exact else 0.1):
+            return False
+        segment.write(2, 1.0, None)
+    except Exception:  # whatever a model of the hub raises when it meets a mask or a cache of this form
+        return False
+    return True

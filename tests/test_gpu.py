@@ -19,6 +19,10 @@ PROMPTS = ["7+5-3=", "1+1=", "9-4+2-1+8-3-3+5=", "3-8="]
 SHORT = {"prompts_per_step": 8, "max_new_tokens": 24, "mini_batches": 1, "save_responses": 0, "device": "cuda"}
 
 
+def seeded() -> torch.Generator:
+    return torch.Generator("cuda").manual_seed(0)
+
+
 def gradient(trainer: Trainer, rollouts: Rollouts) -> tuple[float, list[torch.Tensor]]:
     """The policy's loss on a batch, and its gradient."""
     learner = trainer.learner
@@ -39,6 +43,29 @@ def test_the_gpu_gives_the_loss_and_the_gradient_of_the_cpu(small_task):
     assert max(part.abs().max() for part in gradients) > 1e-3
     for got, expected in zip(gradients, same_gradients, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-3)
+
+
+def test_a_recorded_graph_writes_the_responses_of_the_labs_sampler(monkeypatch):
+    """Sampled in groups by a trained adapter, in several segments, from which responses leave."""
+    policy = load_policy(Config(device="cuda", dtype="float32"))
+    assert policy.sampler is SAMPLERS["graph"]
+    for weight in policy.weights.values():
+        torch.nn.init.normal_(weight, std=0.02)
+    monkeypatch.setattr("sppo_lab.samplers.graph.SEGMENT", 5)
+    settings = {"max_new_tokens": 40, "group_size": 8, "temperature": 0.8}
+    got, plain = (
+        sample(replace(policy, sampler=SAMPLERS[name]), PROMPTS, **settings, generator=seeded())
+        for name in ("graph", "lab")
+    )
+    assert len(set(got.lengths.tolist())) > 3 and got.texts == plain.texts
+    torch.testing.assert_close(got.old_logprobs, plain.old_logprobs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "qwen3_5_text", "bloom"])
+def test_a_model_that_cannot_be_recorded_is_sampled_and_trained_all_the_same(unusual_model, small_task, kind):
+    trainer = Trainer(Config(**SHORT, model=unusual_model(kind), lora_rank=2), small_task)
+    for metrics in (trainer.train_step().metrics for _ in range(2)):
+        assert math.isfinite(metrics["policy/loss"])
 
 
 def test_every_sampler_writes_the_greedy_responses_of_the_cpu():

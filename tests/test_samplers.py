@@ -70,6 +70,25 @@ def test_generate_draws_the_same_responses_as_the_labs_sampler(load, kind):
     torch.testing.assert_close(fast.old_logprobs, plain.old_logprobs, atol=5e-5, rtol=0)
 
 
+@pytest.mark.parametrize("segment", [64, 7])
+@pytest.mark.parametrize(
+    ("kind", "greedy"), [("tiny", True), ("tiny", False), ("gpt2", False), ("mixtral", False), ("qwen3_moe", False)]
+)
+def test_written_in_segments_the_responses_are_the_same(load, monkeypatch, kind, greedy, segment):
+    """What a GPU records and replays, position by position: trained adapter, groups, rows that end in a segment."""
+    monkeypatch.setattr("sppo_lab.samplers.graph.SEGMENT", segment)
+    settings = {"max_new_tokens": 24, "group_size": 4, "temperature": 0.8, "greedy": greedy}
+    policy = load(kind, sampler="graph")
+    for weight in policy.weights.values():
+        torch.nn.init.normal_(weight, std=0.05, generator=seeded(7))
+    got = sample(policy, PROMPTS, **settings, generator=seeded())
+    plain = sample(replace(policy, sampler=SAMPLERS["lab"]), PROMPTS, **settings, generator=seeded())
+    assert len(set(got.lengths.tolist())) > 2
+    assert torch.equal(got.response_mask, plain.response_mask) and torch.equal(got.truncated, plain.truncated)
+    assert torch.equal(got.response_ids * got.response_mask, plain.response_ids * plain.response_mask)
+    torch.testing.assert_close(got.old_logprobs, plain.old_logprobs, atol=5e-5, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ["tiny", "gemma3", "gpt2", "mixtral"])
 def test_continuous_batching_writes_the_same_greedy_responses(load, kind):
     policy = load(kind, sampler="continuous")
@@ -160,6 +179,8 @@ def test_training_on_what_continuous_batching_wrote_starts_at_ratio_one(small_ta
         ("qwen3_5_text", "lab", "sampler = 'lab' does not work with the cache"),
         ("qwen3_5_text", "continuous", "sampler = 'continuous' does not work with the cache"),
         ("bloom", "continuous", "sampler = 'continuous' does not work with the cache"),
+        ("bloom", "graph", "sampler = 'graph' does not work with the cache"),
+        ("gemma3", "graph", "sampler = 'graph' does not work with the cache"),
     ],
 )
 def test_what_a_model_cannot_do_is_said_when_it_is_loaded(unusual_model, kind, sampler, said):

@@ -10,6 +10,12 @@ response's end, and the lengths (B,), the end token included.
 
 from sppo_lab.samplers.continuous import write_by_continuous_batching
 from sppo_lab.samplers.generate import write_by_generate
+from sppo_lab.samplers.graph import write_by_graph
 from sppo_lab.samplers.lab import write
 
-SAMPLERS = {"lab": write, "generate": write_by_generate, "continuous": write_by_continuous_batching}
+SAMPLERS = {
+    "lab": write,
+    "graph": write_by_graph,
+    "generate": write_by_generate,
+    "continuous": write_by_continuous_batching,
+}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from sppo_lab.samplers.lab import choose, log_probabilities
+from sppo_lab.samplers.lab import choose, log_probabilities, refuse_nan
 
 if TYPE_CHECKING:
     from sppo_lab.models import Policy
@@ -22,6 +22,7 @@ class OneToken(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, logits: Tensor) -> Tensor:
         scores = log_probabilities(logits, self.temperature)
+        refuse_nan(scores.isnan())
         position = input_ids.shape[1] - self.prompt_length
         tokens, chosen = choose(scores, None if self.noise is None else self.noise[:, position])
         self.logprobs.append(chosen)

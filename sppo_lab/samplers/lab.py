@@ -69,15 +69,20 @@ def next_scores(
         use_cache=True,
         logits_to_keep=1,
     )
-    return log_probabilities(output.logits[:, -1], temperature), output.past_key_values
+    scores = log_probabilities(output.logits[:, -1], temperature)
+    refuse_nan(scores.isnan())
+    return scores, output.past_key_values
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """(B, V) in float32.  Raises NonFiniteError where there is a NaN among them."""
-    scores = torch.log_softmax(logits.float() / temperature, dim=-1)
-    if scores.isnan().any():
+    """(B, V) in float32."""
+    return torch.log_softmax(logits.float() / temperature, dim=-1)
+
+
+def refuse_nan(found: Tensor) -> None:
+    """Raises NonFiniteError if a NaN was found anywhere."""
+    if found.any():
         raise NonFiniteError("the model's output is NaN, so there is nothing to sample from.")
-    return scores
 
 
 def choose(scores: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
