@@ -8,13 +8,15 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from sppo_lab.errors import LabError
 
 POLICY, CRITIC = "default", "critic"  # the adapters on a base that the policy shares with its critic
 
 
-def add_lora(model: torch.nn.Module, rank: int, alpha: float, seed: int, name: str = POLICY) -> PeftModel:
+def add_lora(model: nn.Module, rank: int, alpha: float, seed: int, name: str = POLICY) -> PeftModel:
     """A LoRA adapter on every linear layer of the transformer, without dropout, initialised from ``seed``.
 
     The adapter is kept in float32 whatever the base's precision.  A model that has one gets a second, not yet active.
@@ -38,7 +40,7 @@ def add_lora(model: torch.nn.Module, rank: int, alpha: float, seed: int, name: s
     return model
 
 
-def adapter_weights(model: PeftModel, name: str) -> dict[str, torch.nn.Parameter]:
+def adapter_weights(model: PeftModel, name: str) -> dict[str, nn.Parameter]:
     """Name to parameter of one adapter; empty where the model has none of that name."""
     return {
         place: weight
@@ -71,33 +73,51 @@ def _activate(model: PeftModel, name: str) -> None:
             weight.requires_grad_(True)
 
 
+class SlimLora(nn.Module):
+    """A layer and its adapter in the layer's precision, ``W x + b + up (down x)``: half as many kernels as in peft.
+
+    ``down`` (rank, in) and ``up`` (out, rank), which holds the scale.
+    """
+
+    def __init__(self, layer: nn.Module, down: Tensor, up: Tensor):
+        super().__init__()
+        self.layer, self.down, self.up = layer, down, up
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + linear(linear(x, self.down), self.up)
+
+
 @contextlib.contextmanager
 def folded_adapter(model: PeftModel) -> Iterator[None]:
-    """Put plain layers with the adapter added into their weights in place for a while, without gradients.
+    """Put plainer layers in the place of peft's for a while, without gradients: sampling is then much faster.
 
-    Sampling then pays for one matrix product per layer, not three.  Only in float32: coarser weights would round the
-    adapter away.  Nothing is folded while the adapter is switched off.  The base weights come back as exact copies:
-    subtracting what was added would leave rounding behind.
+    In float32 the adapter is added into the weights, so that a layer is one matrix product and not three.  Coarser
+    weights would round it away: there it stays beside them, in their precision.  Nothing is done while the adapter is
+    switched off.  The base weights come back as exact copies: subtracting what was added would leave rounding behind.
     """
     adapted = {
         path: module
         for path, module in model.named_modules()
         if isinstance(module, BaseTunerLayer) and not isinstance(module, ParamWrapper)  # of the experts of a mixture
     }
-    plain = {path: module.get_base_layer() for path, module in adapted.items()}
-    if any(layer.weight.dtype != torch.float32 for layer in plain.values()) or any(
-        module.disable_adapters for module in adapted.values()
-    ):
+    if any(module.disable_adapters for module in adapted.values()):
         yield
         return
-    saved = {path: layer.weight.detach().clone() for path, layer in plain.items()}
+    saved: dict[str, Tensor] = {}
     try:
         for path, module in adapted.items():
-            for name in module.active_adapters:
-                plain[path].weight.data += module.get_delta_weight(name)
-            model.set_submodule(path, plain[path])
+            layer, name = module.get_base_layer(), model.active_adapter
+            if layer.weight.dtype == torch.float32:
+                saved[path] = layer.weight.detach().clone()
+                layer.weight.data += module.get_delta_weight(name)
+            else:
+                down, up = module.lora_A[name].weight, module.lora_B[name].weight * module.scaling[name]
+                dtype = layer.weight.dtype if layer.weight.is_floating_point() else model.dtype  # else it is packed
+                layer = SlimLora(layer, down.detach().to(dtype), up.detach().to(dtype))
+            model.set_submodule(path, layer)
         yield
     finally:
         for path, module in adapted.items():
-            plain[path].weight.data.copy_(saved[path])
+            if path in saved:
+                module.get_base_layer().weight.data.copy_(saved[path])
             model.set_submodule(path, module)

@@ -2,9 +2,11 @@ import copy
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
+from sppo_lab.lora import SlimLora, folded_adapter
 from sppo_lab.models import load_policy, trainable_parameters
 from sppo_lab.rollout import encode_prompts, response_logprobs, sample, token_scores
 from sppo_lab.samplers.lab import draw
@@ -107,6 +109,26 @@ def test_sampling_folds_a_trained_adapter_in_and_gives_the_base_weights_back(ran
     torch.testing.assert_close(rescored, switched_off.old_logprobs, atol=5e-5, rtol=0)
     after = other.model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("name", ["tiny", "gpt2", "gemma"])
+def test_in_half_precision_a_trained_adapter_stays_beside_the_weights(random_models, name):
+    other = load_policy(Config(model=random_models.get(name, name), dtype="bfloat16"))
+    for weight in trainable_parameters(other.model).values():
+        torch.nn.init.normal_(weight, std=0.1, generator=seeded(7))
+    before = {key: value.clone() for key, value in other.model.state_dict().items()}
+    with folded_adapter(other.model):
+        slim = [module for module in other.model.modules() if isinstance(module, SlimLora)]
+        assert len(slim) >= 8 and not any(isinstance(module, BaseTunerLayer) for module in other.model.modules())
+    got = sample(other, PROMPTS, max_new_tokens=20, group_size=3, generator=seeded())
+    with torch.no_grad():
+        scored, _ = response_logprobs(other.model, got, temperature=1.0)
+        with other.model.disable_adapter():
+            unadapted, _ = response_logprobs(other.model, got, temperature=1.0)
+    tokens = got.response_mask.bool()
+    rounding, effect = ((found - scored)[tokens].abs().mean() for found in (got.old_logprobs, unadapted))
+    assert 10 * rounding < effect
+    assert all(torch.equal(other.model.state_dict()[key], value) for key, value in before.items())
 
 
 @pytest.mark.parametrize("name", ["tiny", "gpt2", "qwen2", "gemma", "gemma3"])

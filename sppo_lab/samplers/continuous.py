@@ -57,6 +57,7 @@ def write_by_continuous_batching(
             seed=0 if noise is None else int(noise[0, 0] * 2**31),
             page_size=PAGE,
             num_blocks=pages * min(len(rows) * group_size, AT_ONCE),
+            use_cuda_graph=policy.device.type == "cuda",
         ),
         warmup=policy.device.type == "cuda",
     )
