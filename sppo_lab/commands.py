@@ -273,13 +273,16 @@ def run_push(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_bench_command(options: argparse.Namespace) -> dict[str, Any]:
-    from sppo_lab.bench.compare import cells, ratio_table, run_bench, save_bench
+    from sppo_lab.bench.compare import cells, ratio_table, run_bench, save_bench, save_rows
     from sppo_lab.storage import writing
 
     if options.repeats < 1 or options.batches < 1:
         raise LabError("--repeats and --batches must be 1 or more.")
     setups = cells(options.model, options.responses, options.lengths, options.batches)
-    rows = run_bench(setups, options.repeats, options.continuous)
+    for rows in run_bench(setups, options.repeats, options.continuous):
+        if options.out is not None:  # after each, so that an interruption loses nothing
+            with writing(options.out):
+                save_rows(options.out, rows)
     ratios = ratio_table(rows)
     if not options.json:
         speeds = ["tokens_per_second", "responses_per_second", "memory_mb"]

@@ -51,13 +51,17 @@ def finishing() -> Iterator[list[int]]:
 def in_own_process(function: Callable[[Given], Result], given: Given, preload: Sequence[str] = ()) -> Result:
     """``function(given)`` in a process of its own, so that its peak memory is that of nothing else.
 
-    ``preload`` are modules that a fork server imports once and for all; Windows has none.
+    ``preload`` are modules that a fork server imports once and for all.  Windows has none, and a forked process cannot
+    use a GPU that its server has touched, as bitsandbytes does when it is imported.
     """
     from concurrent.futures import ProcessPoolExecutor  # not needed by whoever only judges or asks for help
     from multiprocessing import get_all_start_methods, get_context
 
-    context = get_context("forkserver" if preload and "forkserver" in get_all_start_methods() else "spawn")
-    if preload:
+    import torch
+
+    forks = preload and "forkserver" in get_all_start_methods() and not torch.cuda.is_available()
+    context = get_context("forkserver" if forks else "spawn")
+    if forks:
         context.set_forkserver_preload(list(preload))
     with ProcessPoolExecutor(1, mp_context=context) as executor:
         return executor.submit(function, given).result()

@@ -102,7 +102,19 @@ def test_sizes_that_are_not_allowed(arguments, message, capsys):
 def test_a_missing_trl_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(LabError, match=r"pip install 'sppo-lab\[bench\]'"):
-        run_bench(cells("tiny", [16], ["ragged"], 1), 1)
+        next(run_bench(cells("tiny", [16], ["ragged"], 1), 1))
+
+
+def test_what_was_measured_before_an_interruption_is_kept(monkeypatch, tmp_path):
+    def measured(function, given):
+        if given[0] == "TRL, training":
+            raise KeyboardInterrupt
+        return Timing(64, 1000, 1.0, 2.0, 500)
+
+    monkeypatch.setattr("sppo_lab.bench.compare.in_own_process", measured)
+    assert main(["bench", "--repeats", "1", "--out", str(tmp_path / "bench")]) == 130
+    rows = pd.read_csv(tmp_path / "bench" / "bench.csv")
+    assert rows["contestant"].tolist() == ["lab, training"] and rows["seconds"].tolist() == [2.0]
 
 
 def test_the_floor_counts_each_prompt_once_and_no_padding(monkeypatch):

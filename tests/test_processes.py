@@ -1,5 +1,6 @@
 """What a process of one's own reports, and what it does not inherit."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,14 @@ def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it():
     assert 100 < small < held.nbytes / 2**20
     assert 350 < large - small < 450
     assert peak_memory_mb() > held.nbytes / 2**20
+
+
+def kind_of_process(_: None) -> str:
+    return type(multiprocessing.current_process()).__name__
+
+
+@pytest.mark.parametrize(("gpu", "expected"), [(False, "ForkServerProcess"), (True, "SpawnProcess")])
+def test_where_there_is_a_gpu_no_process_is_forked(monkeypatch, gpu, expected):
+    """A fork server that imports bitsandbytes has touched the GPU, and its forks cannot use it any more."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert in_own_process(kind_of_process, None, preload=["sppo_lab.errors"]) == expected

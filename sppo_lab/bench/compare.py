@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,11 @@ def cells(model: str, responses: Iterable[int], lengths: Iterable[str], batches:
 
 def run_bench(
     setups: list[Setup], repeats: int, continuous: bool = False, progress: Callable[..., Any] = tqdm
-) -> pd.DataFrame:
-    """A row per cell, repeat and contestant, with the fields of Timing.  Contestants take turns in each repeat.
+) -> Iterator[pd.DataFrame]:
+    """All that was measured, after each measurement: a row per cell, repeat and contestant, with the fields of Timing.
 
-    ``continuous`` lets transformers' continuous batching sample too.  LabError where TRL is missing.
+    Contestants take turns in each repeat.  ``continuous`` lets transformers' continuous batching sample too.
+    LabError where TRL is missing.
     """
     if importlib.util.find_spec("trl") is None:
         raise LabError("bench compares with TRL, which is not installed: pip install 'sppo-lab[bench]'.")
@@ -75,7 +76,7 @@ def run_bench(
         timing = in_own_process(take_turn, (name, setup))
         shown = {key: getattr(timing, key) for key in ("tokens_per_second", "responses_per_second")}
         rows.append({"cell": setup.label, "repeat": turn, "contestant": name} | asdict(setup) | asdict(timing) | shown)
-    return pd.DataFrame(rows)
+        yield pd.DataFrame(rows)
 
 
 def take_turn(turn: tuple[str, Setup]) -> Timing:
@@ -141,11 +142,15 @@ def draw_growth(ax: Axes, rows: pd.DataFrame, title: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+def save_rows(folder: str | Path, rows: pd.DataFrame) -> None:
+    """``bench.csv``, every measurement so far."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_text(Path(folder) / "bench.csv", rows.to_csv(index=False))
+
+
 def save_bench(folder: str | Path, rows: pd.DataFrame, ratios: pd.DataFrame) -> None:
-    """``bench.csv`` (every measurement), ``ratios.csv``, ``versions.json``, and ``bench.png`` where lengths differ."""
+    """``ratios.csv``, ``versions.json``, and ``bench.png`` where lengths differ, beside ``bench.csv``."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "bench.csv", rows.to_csv(index=False))
     write_text(folder / "ratios.csv", ratios.to_csv(index=False))
     write_json(folder / "versions.json", versions())
     if rows["full_length"].any():
