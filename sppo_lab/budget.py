@@ -124,6 +124,7 @@ def budget_report(config: Config, predicted: Cost, measured: Cost | None, free: 
     responses = filled.prompts_per_step * filled.group_size
     minutes = predicted.seconds * config.steps / 60
     duration = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+    duration = "a minute" if minutes < 1.5 else duration
     lines = [
         f"{config.algorithm} on {config.model}, {responses} responses of {config.max_new_tokens} tokens per step, "
         f"written by the sampler {predicted.sampler}:",

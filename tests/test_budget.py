@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sppo_lab import budget, shallow
-from sppo_lab.budget import Cost, measure, predict
+from sppo_lab.budget import Cost, budget_report, measure, predict
 from sppo_lab.cli import main
 from sppo_lab.config import Config
 from sppo_lab.errors import LabError
@@ -152,3 +152,12 @@ def test_the_fastest_warm_step_counts(monkeypatch):
 def test_a_step_that_fails_in_its_own_process_gives_its_message(tmp_path):
     with pytest.raises(LabError, match="no such directory"):
         measure(Config(model=str(tmp_path / "nothing"), **SMALL))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.1, "at most a minute"), (1.0, "at most 3 minutes"), (60.0, "at most 3.3 hours")]
+)
+def test_the_report_says_how_long_the_run_takes_at_most(seconds, said):
+    report = budget_report(Config(steps=200), Cost(100.0, 200.0, seconds, 0.0), None, free=1000.0)
+    assert said in report and "measured" not in report and "That is more than" not in report
+    assert "That is more than the 150 MiB" in budget_report(Config(), Cost(100.0, 200.0, 1.0, 0.0), None, free=150.0)

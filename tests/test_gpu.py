@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sppo_lab.budget import measure
 from sppo_lab.config import Config
 from sppo_lab.models import load_policy
 from sppo_lab.rollout import Rollouts, sample
@@ -160,3 +161,8 @@ def test_a_run_on_the_gpu_goes_on_as_if_it_had_not_stopped(small_task):
     assert got.rollouts.texts == expected.rollouts.texts
     for name in ("policy/loss", "value/loss"):
         assert got.metrics[name] == pytest.approx(expected.metrics[name], abs=1e-5)
+
+
+def test_what_a_step_costs_is_measured_in_a_process_of_its_own(random_models):
+    cost = measure(Config(**SHORT, model=random_models["qwen2"]))
+    assert cost.sampler == "graph" and 0 < cost.loading_mb < cost.memory_mb < 1000 and cost.seconds > 0

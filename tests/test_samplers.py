@@ -1,5 +1,6 @@
 """The samplers against each other, against ``generate``, and against the model's own probabilities."""
 
+import contextlib
 import warnings
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from sppo_lab.evaluate import evaluate
 from sppo_lab.models import Policy, load_policy
 from sppo_lab.rollout import encode_prompts, response_logprobs, sample
 from sppo_lab.samplers import SAMPLERS
+from sppo_lab.samplers.graph import recorded
 from sppo_lab.trainer import Trainer
 
 PROMPTS = ["7+5-3=", "1+1=", "9-4+2-1+8-3-3+5=", "3-8="]
@@ -87,6 +89,27 @@ def test_written_in_segments_the_responses_are_the_same(load, monkeypatch, kind,
     assert torch.equal(got.response_mask, plain.response_mask) and torch.equal(got.truncated, plain.truncated)
     assert torch.equal(got.response_ids * got.response_mask, plain.response_ids * plain.response_mask)
     torch.testing.assert_close(got.old_logprobs, plain.old_logprobs, atol=5e-5, rtol=0)
+
+
+def test_too_little_memory_for_a_recording_is_said_as_such(monkeypatch):
+    """So that the batch is halved: the recording is ended first, and that fails in its own words."""
+
+    @contextlib.contextmanager
+    def recording(*_, **__):
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def work() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    with pytest.raises(torch.OutOfMemoryError):
+        recorded(work)
+    with pytest.raises(RuntimeError, match="a previous error"):
+        recorded(lambda: None)
 
 
 @pytest.mark.parametrize("kind", ["tiny", "gemma3", "gpt2", "mixtral"])

@@ -100,8 +100,13 @@ class Segment:
 def recorded(work: Callable[[], None]) -> Callable[[], None]:
     """A CUDA graph of the work; it is not done until the graph is called."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on using the GPU
-        work()
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on using the GPU
+            work()
+    except RuntimeError as error:
+        if isinstance(error.__context__, torch.OutOfMemoryError):  # which the end of the recording can hide
+            raise error.__context__ from error
+        raise
     return graph.replay
 
 
