@@ -272,9 +272,8 @@ def response_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each response token, and entropy of the distribution it came from, each (B, T).
 
-    One forward pass over prompt and response; the logits at position t - 1 score the token at t, divided by
-    the sampling temperature as they were when it was sampled.  Both are 0 where masked; the entropy carries
-    a gradient only if asked to.
+    One forward pass over prompt and response; the logits are divided by the sampling temperature as they were when the
+    token was sampled.  Both are 0 where masked; the entropy carries a gradient only if asked to.
     """
     ids = torch.cat([rollouts.prompt_ids, rollouts.response_ids], dim=1)
     mask = torch.cat([rollouts.prompt_mask, rollouts.response_mask], dim=1)
@@ -300,8 +299,12 @@ def response_logprobs(
 
 
 def token_scores(logits: Tensor, ids: Tensor, temperature: float, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
-    """Log-probability of the ids (B, T) and entropy, each (B, T), from the logits (B, T + 1, V) one place earlier."""
-    scores = torch.log_softmax(logits[:, :-1].float() / temperature, dim=-1)
+    """Log-probability of the ids (B, T), and entropy where each was chosen, both (B, T).
+
+    The logits (B, T + 1, V) begin at the prompt's last place.
+    """
+    logits = logits[:, :-1]  # those at t - 1 score the token at t
+    scores = torch.log_softmax(logits.float() / temperature, dim=-1)
     logprobs = scores.gather(2, ids[..., None]).squeeze(2)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(scores.exp() * scores).sum(-1)

@@ -12,7 +12,7 @@ from sppo_lab.config import Config
 from sppo_lab.loss import probability_ratio
 from sppo_lab.models import load_policy
 from sppo_lab.museum import wrong
-from sppo_lab.rollout import response_logprobs, sample_together
+from sppo_lab.rollout import sample_together, token_scores
 from sppo_lab.trainer import Trainer
 from sppo_lab.value import Critic
 
@@ -72,10 +72,10 @@ BUGS = (
     ),
     Bug(
         name="the temperature is forgotten in scoring",
-        right=response_logprobs,
+        right=token_scores,
         wrong=wrong.score_without_temperature,
         right_code="scores = torch.log_softmax(logits.float() / temperature, dim=-1)",
-        wrong_code="return right_logprobs(model, rollouts, 1.0, entropy_gradient=entropy_gradient)",
+        wrong_code="return right_token_scores(logits, ids, 1.0, entropy_gradient)",
         slip="Sampling belongs to the generator and scoring to the trainer; only one of them was told the temperature.",
         symptom="The ratio is off from the start, and by how much follows the log-probability: a bend, not a cloud.",
         metric=RATIO,
@@ -84,10 +84,10 @@ BUGS = (
     ),
     Bug(
         name="log-probabilities are one place late",
-        right=response_logprobs,
+        right=token_scores,
         wrong=wrong.score_one_place_late,
-        right_code=").logits[:, :-1]",
-        wrong_code="logits = output.logits[:, 1:]",
+        right_code="logits = logits[:, :-1]  # those at t - 1 score the token at t",
+        wrong_code="logits = logits[:, 1:]",
         slip="The logits at a place score the next token. Here they are taken at the token's own place.",
         symptom="Ratios without any order, most of them far below 1: the model is asked about the token after.",
         metric=RATIO,

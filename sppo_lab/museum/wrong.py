@@ -13,9 +13,9 @@ from sppo_lab.config import Config
 from sppo_lab.metrics import batch_metrics
 from sppo_lab.models import Policy
 from sppo_lab.models import load_policy as right_load_policy
-from sppo_lab.rollout import Rollouts, position_ids
-from sppo_lab.rollout import response_logprobs as right_logprobs
+from sppo_lab.rollout import Rollouts
 from sppo_lab.rollout import sample_together as right_sample
+from sppo_lab.rollout import token_scores as right_token_scores
 from sppo_lab.trainer import StepRecord, Trainer
 from sppo_lab.update import update_policy
 from sppo_lab.value import Critic
@@ -27,25 +27,20 @@ def value_minus_reward(rewards: Tensor, values: Tensor) -> Tensor:
 
 
 def score_without_temperature(
-    model: torch.nn.Module, rollouts: Rollouts, temperature: float, *, entropy_gradient: bool = False
+    logits: Tensor, ids: Tensor, temperature: float, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Instead of ``response_logprobs``: both (B, T), at temperature 1 whatever the responses were sampled at."""
-    return right_logprobs(model, rollouts, 1.0, entropy_gradient=entropy_gradient)
+    """Instead of ``token_scores``: both (B, T), at temperature 1 whatever the responses were sampled at."""
+    return right_token_scores(logits, ids, 1.0, entropy_gradient)
 
 
 def score_one_place_late(
-    model: torch.nn.Module, rollouts: Rollouts, temperature: float, *, entropy_gradient: bool = False
+    logits: Tensor, ids: Tensor, temperature: float, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Instead of ``response_logprobs``: both (B, T), each token scored by the logits at its own place."""
-    ids = torch.cat([rollouts.prompt_ids, rollouts.response_ids], dim=1)
-    mask = torch.cat([rollouts.prompt_mask, rollouts.response_mask], dim=1)
-    width = rollouts.response_ids.shape[1]
-    output = model(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), logits_to_keep=width + 1)
-    logits = output.logits[:, 1:]
+    """Instead of ``token_scores``: both (B, T), each token scored by the logits at its own place."""
+    logits = logits[:, 1:]
     scores = torch.log_softmax(logits.float() / temperature, dim=-1)
-    logprobs = scores.gather(2, rollouts.response_ids[..., None]).squeeze(2)
-    entropy = -(scores.exp() * scores).sum(-1).detach()
-    return logprobs * rollouts.response_mask, entropy * rollouts.response_mask
+    logprobs = scores.gather(2, ids[..., None]).squeeze(2)
+    return logprobs, -(scores.exp() * scores).sum(-1).detach()
 
 
 def load_policy_for_training(config: Config) -> Policy:
