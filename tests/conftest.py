@@ -1,6 +1,7 @@
 """Models and tasks that the tests share: the embedded policy, and small random models in the hub's format."""
 
 import functools
+import os
 import signal
 
 import pytest
@@ -29,7 +30,8 @@ from sppo_lab.tasks.chain_sum import chain_sum_rewards
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts its background jobs
     signal.signal(signal.SIGINT, signal.default_int_handler)
-torch.set_num_threads(1)  # the tests run in several processes at once
+torch.set_num_threads(1)  # the tests run in several processes at once,
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so do those that they start
 
 
 @pytest.fixture(scope="session")

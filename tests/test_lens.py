@@ -1,3 +1,4 @@
+import functools
 import json
 
 import pytest
@@ -36,7 +37,9 @@ def test_what_is_recorded_is_what_is_measured(runs, tmp_path):
     assert runs["sppo"] not in (tmp_path / "lens.json").read_text()
 
 
-def test_the_command_without_a_run_of_tokens(runs, tmp_path, capsys):
+def test_the_command_without_a_run_of_tokens(runs, tmp_path, capsys, monkeypatch):
+    small = functools.partial(record_lens, warmup=1, samples=4, prompts=4)
+    monkeypatch.setattr("sppo_lab.lens.record_lens", small)
     options = [f"--run={runs['sppo']}", f"--out={tmp_path}", "--repeats=3", "--algorithms", "sppo", "grpo"]
     assert main(["lens", *options, "--json"]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])

@@ -20,7 +20,6 @@ def notebook_id(path: Path) -> str:
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setenv("SPPO_LAB_SHORT", "1")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def executed(path: Path, folder: Path) -> nbformat.NotebookNode:
