@@ -191,7 +191,6 @@ def test_ctrl_c_saves_and_prints_how_to_resume(tmp_path):
         [sys.executable, "-m", "sppo_lab", "train", f"--out={out}", *SMALL[1:], "--steps=100000"],
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     deadline = time.monotonic() + 120
     while not (out / "metrics.jsonl").exists():

@@ -35,7 +35,6 @@ def nbgrader(course: Path, *arguments: str) -> None:
         "JUPYTER_PATH": str(course / "jupyter"),
         "PYTHONPATH": str(ROOT),
         "SPPO_LAB_SHORT": "1",
-        "OMP_NUM_THREADS": "1",
     }
     command = [NBGRADER, *arguments]
     result = subprocess.run(command, cwd=course, env=environment, capture_output=True, text=True, errors="replace")

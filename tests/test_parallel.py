@@ -1,7 +1,6 @@
 """A run on several processes is the run on one, but for the order in which numbers are added up."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +43,6 @@ def together(tmp_path_factory):
         capture_output=True,
         text=True,
         timeout=400,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     return folder, done

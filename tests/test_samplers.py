@@ -57,19 +57,24 @@ def test_greedy_responses_are_those_of_generate_without_padding(load, kind, samp
         assert got.response_ids[row, :length].tolist() == generated_alone(policy, prompt, 20)
 
 
-@pytest.mark.parametrize("kind", OF_EVERY_KIND)
-def test_generate_draws_the_same_responses_as_the_labs_sampler(load, kind):
-    """The fast path token by token, sampled, with a trained adapter and groups whose rows end at different places."""
-    settings = {"max_new_tokens": 24, "group_size": 4, "temperature": 0.8}
-    policy = load(kind, sampler="lab")
+def same_responses(policy: Policy, one: str, other: str, **settings) -> None:
+    """Two samplers token by token, with a trained adapter and groups whose rows end at different places."""
     for weight in policy.weights.values():
         torch.nn.init.normal_(weight, std=0.05, generator=seeded(7))
-    fast = sample(policy, PROMPTS, **settings, generator=seeded())
-    plain = sample(replace(policy, sampler=SAMPLERS["generate"]), PROMPTS, **settings, generator=seeded())
-    assert len(set(fast.lengths.tolist())) > 2
-    assert torch.equal(fast.response_mask, plain.response_mask) and torch.equal(fast.truncated, plain.truncated)
-    assert torch.equal(fast.response_ids * fast.response_mask, plain.response_ids * plain.response_mask)
-    torch.testing.assert_close(fast.old_logprobs, plain.old_logprobs, atol=5e-5, rtol=0)
+    settings = {"max_new_tokens": 24, "group_size": 4, "temperature": 0.8} | settings
+    got, expected = (
+        sample(replace(policy, sampler=SAMPLERS[name]), PROMPTS, **settings, generator=seeded())
+        for name in (one, other)
+    )
+    assert len(set(got.lengths.tolist())) > 2
+    assert torch.equal(got.response_mask, expected.response_mask) and torch.equal(got.truncated, expected.truncated)
+    assert torch.equal(got.response_ids * got.response_mask, expected.response_ids * expected.response_mask)
+    torch.testing.assert_close(got.old_logprobs, expected.old_logprobs, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", OF_EVERY_KIND)
+def test_generate_draws_the_same_responses_as_the_labs_sampler(load, kind):
+    same_responses(load(kind, sampler="lab"), "lab", "generate")
 
 
 @pytest.mark.parametrize("segment", [64, 7])
@@ -77,18 +82,9 @@ def test_generate_draws_the_same_responses_as_the_labs_sampler(load, kind):
     ("kind", "greedy"), [("tiny", True), ("tiny", False), ("gpt2", False), ("mixtral", False), ("qwen3_moe", False)]
 )
 def test_written_in_segments_the_responses_are_the_same(load, monkeypatch, kind, greedy, segment):
-    """What a GPU records and replays, position by position: trained adapter, groups, rows that end in a segment."""
+    """What a GPU records and replays, one position after the other; responses end within a segment."""
     monkeypatch.setattr("sppo_lab.samplers.graph.SEGMENT", segment)
-    settings = {"max_new_tokens": 24, "group_size": 4, "temperature": 0.8, "greedy": greedy}
-    policy = load(kind, sampler="graph")
-    for weight in policy.weights.values():
-        torch.nn.init.normal_(weight, std=0.05, generator=seeded(7))
-    got = sample(policy, PROMPTS, **settings, generator=seeded())
-    plain = sample(replace(policy, sampler=SAMPLERS["lab"]), PROMPTS, **settings, generator=seeded())
-    assert len(set(got.lengths.tolist())) > 2
-    assert torch.equal(got.response_mask, plain.response_mask) and torch.equal(got.truncated, plain.truncated)
-    assert torch.equal(got.response_ids * got.response_mask, plain.response_ids * plain.response_mask)
-    torch.testing.assert_close(got.old_logprobs, plain.old_logprobs, atol=5e-5, rtol=0)
+    same_responses(load(kind, sampler="graph"), "graph", "lab", greedy=greedy)
 
 
 def test_too_little_memory_for_a_recording_is_said_as_such(monkeypatch):

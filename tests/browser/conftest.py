@@ -36,7 +36,7 @@ def lab_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def lab(lab_folder) -> Iterator[str]:
     """The address of a JupyterLab server over those notebooks, at their short sizes."""
-    with jupyterlab(lab_folder, SPPO_LAB_SHORT="1", OMP_NUM_THREADS="1") as address:
+    with jupyterlab(lab_folder, SPPO_LAB_SHORT="1") as address:
         yield address
 
 
