@@ -273,16 +273,24 @@ def run_push(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_bench_command(options: argparse.Namespace) -> dict[str, Any]:
-    from sppo_lab.bench.compare import cells, ratio_table, run_bench, save_bench, save_rows
+    from sppo_lab.bench.compare import cells, ratio_table, refuse_if_taken, run_bench, save_bench, save_rows
     from sppo_lab.storage import writing
 
     if options.repeats < 1 or options.batches < 1:
         raise LabError("--repeats and --batches must be 1 or more.")
     setups = cells(options.model, options.responses, options.lengths, options.batches)
-    for rows in run_bench(setups, options.repeats, options.continuous):
-        if options.out is not None:  # after each, so that an interruption loses nothing
-            with writing(options.out):
-                save_rows(options.out, rows)
+    if options.out is not None:
+        refuse_if_taken(options.out)
+    rows = None
+    try:
+        for rows in run_bench(setups, options.repeats, options.continuous):
+            if options.out is not None:  # after each, so that an interruption loses nothing
+                with writing(options.out):
+                    save_rows(options.out, rows)
+    except KeyboardInterrupt:
+        if options.out is not None and rows is not None:
+            print(f"\nMeasured so far: {Path(options.out) / 'bench.csv'}", file=sys.stderr)
+        raise
     ratios = ratio_table(rows)
     if not options.json:
         speeds = ["tokens_per_second", "responses_per_second", "memory_mb"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sppo_lab.models import Policy
 
 TOKENS, PADDING = 8, 3  # tokens read, and those put on the left
-AUTO = {True: ("graph", "lab", "generate"), False: ("lab", "generate")}  # the best first, on a GPU and without one
+AUTO = ("graph", "lab", "generate")  # the fastest first; a graph is tried on a GPU only
 
 
 def check_model(policy: "Policy", name: str, sampler: str) -> str:
@@ -62,7 +62,7 @@ def check_model(policy: "Policy", name: str, sampler: str) -> str:
         if (sampler == "graph" or policy.device.type == "cuda") and can_be_recorded(policy, ids, alone[:, -1], exact):
             able.add("graph")
     if sampler == "auto":
-        return next(name for name in AUTO[policy.device.type == "cuda"] if name in able)
+        return next(name for name in AUTO if name in able)
     if sampler not in able:
         raise LabError(f"sampler = {sampler!r} does not work with the cache of model {name!r}: leave it at auto.")
     return sampler

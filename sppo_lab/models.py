@@ -221,10 +221,10 @@ def base_options(config: Config, device: torch.device) -> dict[str, Any]:
     if config.attention != "auto":
         options["attn_implementation"] = config.attention
     if config.quantize == "4bit":
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise LabError("quantize = '4bit' needs the bitsandbytes library: pip install bitsandbytes")
         if device.type != "cuda":  # on a CPU bitsandbytes 0.50 packs weights anew in sampling, and loses gradients
             raise LabError(f"quantize = '4bit' needs a CUDA GPU and the device is {device.type}: leave quantize out.")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise LabError("quantize = '4bit' needs the bitsandbytes library: pip install bitsandbytes")
         # Multiplied in half precision in any case: sampling folds an adapter into float32 weights only.
         half = torch.bfloat16 if dtype == torch.float32 else dtype
         settings = BitsAndBytesConfig(

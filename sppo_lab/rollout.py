@@ -154,19 +154,26 @@ def encode_prompts(policy: "Policy", prompts: list[str], max_new_tokens: int) ->
                 f"the chat template of {tokenizer.name_or_path} does not take a single user's turn ({error}). Choose "
                 "another model, or delete the template from a local copy of it: prompts then go in as they are."
             ) from error
-    rows = tokenizer(prompts, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    rows = tokenizer(prompts, add_special_tokens=not tokenizer.chat_template, verbose=False)["input_ids"]
     width = max(map(len, rows))
     if width + max_new_tokens > policy.context:
         longest = max(range(len(rows)), key=lambda i: len(rows[i]))
         raise LabError(
             f"a prompt of {width} tokens and max_new_tokens = {max_new_tokens} do not fit the model's context of "
-            f"{policy.context} tokens. Lower max_new_tokens, leave the prompt out, or choose a model with a longer "
-            f"context. The prompt begins: {prompts[longest][:60]!r}"
+            f"{policy.context} tokens{tokenizers_limit(policy)}. Lower max_new_tokens, leave the prompt out, or choose "
+            f"a model with a longer context. The prompt begins: {prompts[longest][:60]!r}"
         )
     ids = torch.tensor([[policy.pad_id] * (width - len(row)) + row for row in rows], device=policy.device)
     lengths = torch.tensor([len(row) for row in rows], device=policy.device)
     mask = (torch.arange(width, device=policy.device) >= width - lengths[:, None]).long()
     return ids, mask
+
+
+def tokenizers_limit(policy: "Policy") -> str:
+    """Words for a message where the tokenizer, not the model, bounds the context."""
+    if policy.context >= getattr(policy.model.config, "max_position_embeddings", policy.context):
+        return ""
+    return " (model_max_length in its tokenizer_config.json, which can be raised: the model itself reads more)"
 
 
 def sample(

@@ -5,6 +5,7 @@ python tests/gpu_speed.py --model tiny --tokens 32 --quantize 4bit
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from sppo_lab.config import Config
+from sppo_lab.errors import LabError
 from sppo_lab.models import Policy, choose_device, load_policy, load_tokenizer
 from sppo_lab.processes import peak_memory_mb
 from sppo_lab.rollout import Rollouts, response_logprobs, sample
@@ -91,4 +93,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LabError as error:
+        sys.exit(f"error: {error}")

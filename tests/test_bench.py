@@ -105,7 +105,7 @@ def test_a_missing_trl_is_named(monkeypatch):
         next(run_bench(cells("tiny", [16], ["ragged"], 1), 1))
 
 
-def test_what_was_measured_before_an_interruption_is_kept(monkeypatch, tmp_path):
+def test_what_was_measured_before_an_interruption_is_kept(monkeypatch, tmp_path, capsys):
     def measured(function, given):
         if given[0] == "TRL, training":
             raise KeyboardInterrupt
@@ -113,6 +113,9 @@ def test_what_was_measured_before_an_interruption_is_kept(monkeypatch, tmp_path)
 
     monkeypatch.setattr("sppo_lab.bench.compare.in_own_process", measured)
     assert main(["bench", "--repeats", "1", "--out", str(tmp_path / "bench")]) == 130
+    assert "Measured so far: " in capsys.readouterr().err
+    assert main(["bench", "--out", str(tmp_path / "bench")]) == 2
+    assert "holds a comparison already" in capsys.readouterr().err
     rows = pd.read_csv(tmp_path / "bench" / "bench.csv")
     assert rows["contestant"].tolist() == ["lab, training"] and rows["seconds"].tolist() == [2.0]
 

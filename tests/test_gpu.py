@@ -97,7 +97,7 @@ def test_in_half_precision_the_ratio_starts_at_1_whoever_sampled(small_task, sam
         assert abs(metrics["policy/approx_kl"]) < 1e-4 and metrics["clip_ratio/region_mean"] == 0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="an optional library")
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("critic", ["model", "adapter"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_base_in_4_bits_stays_as_it_is_and_its_adapter_learns(random_models, small_task, dtype, critic):

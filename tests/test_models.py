@@ -142,7 +142,7 @@ def test_four_bits_need_their_library_and_a_gpu(monkeypatch):
 
 @pytest.mark.parametrize(("dtype", "computed"), [("float32", "bfloat16"), ("float16", "float16")])
 def test_four_bits_are_multiplied_in_half_precision(dtype, computed):
-    pytest.importorskip("bitsandbytes", reason="an optional library")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     options = base_options(Config(quantize="4bit", dtype=dtype), torch.device("cuda"))
     settings = options["quantization_config"]
     assert options["dtype"] == settings.bnb_4bit_compute_dtype == getattr(torch, computed)

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -212,8 +213,14 @@ def test_a_chat_template_that_wants_more_than_a_user_is_named(policy):
         encode_prompts(chatty, ["1+1="], 1)
 
 
+def test_a_context_that_the_tokenizer_cuts_short_is_said_to_be_that(policy):
+    cut = replace(policy, context=20)
+    with pytest.raises(LabError, match=r"of 20 tokens \(model_max_length in its tokenizer_config.json, which can be"):
+        encode_prompts(cut, ["1+1=" * 10], 1)
+
+
 def test_a_prompt_longer_than_the_context_is_refused(policy):
-    with pytest.raises(LabError, match=r"do not fit the model's context of 128 tokens"):
+    with pytest.raises(LabError, match=r"do not fit the model's context of 128 tokens\. Lower"):
         sample(policy, ["1+" * 60 + "1="], max_new_tokens=30)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
@@ -142,6 +144,12 @@ def draw_growth(ax: Axes, rows: pd.DataFrame, title: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+def refuse_if_taken(folder: str | Path) -> None:
+    """LabError where the directory holds another comparison."""
+    if (Path(folder) / "bench.csv").exists():
+        raise LabError(f"{folder} holds a comparison already: choose another directory, or remove bench.csv.")
+
+
 def save_rows(folder: str | Path, rows: pd.DataFrame) -> None:
     """``bench.csv``, every measurement so far."""
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -152,6 +160,7 @@ def save_bench(folder: str | Path, rows: pd.DataFrame, ratios: pd.DataFrame) -> 
     """``ratios.csv``, ``versions.json``, and ``bench.png`` where lengths differ, beside ``bench.csv``."""
     folder = Path(folder)
     write_text(folder / "ratios.csv", ratios.to_csv(index=False))
-    write_json(folder / "versions.json", versions())
+    trl = importlib.metadata.version("trl")
+    write_json(folder / "versions.json", versions() | {"trl": trl, "threads": str(torch.get_num_threads())})
     if rows["full_length"].any():
         bench_figure(rows).savefig(folder / "bench.png", dpi=120)

@@ -73,11 +73,8 @@ class Segment:
     def write(self, room: int, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """The next tokens and their log-probabilities, each (B, room); ``noise`` (B, room) decides, or None."""
         found = torch.zeros(len(self.tokens), room, device=self.tokens.device)
-        ids, number, has_nan = (
-            found.long(),
-            torch.zeros_like(self.place),
-            torch.zeros_like(self.place, dtype=torch.bool),
-        )
+        ids, number = found.long(), torch.zeros_like(self.place)
+        has_nan = number.bool()
 
         def write_position() -> None:
             scores = log_probabilities(self.logits(), temperature)
