@@ -15,7 +15,8 @@ PROMPTS = ["7+5-3=", "1+1=", "9-4+2-1+8-3-3+5="]
 @pytest.fixture
 def critic(policy):
     critic = load_critic(Config(), policy)
-    torch.nn.init.normal_(critic.head.weight)  # a fresh head is zero and would hide every difference
+    # A fresh head is zero and would hide every difference.
+    torch.nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
     return critic
 
 
@@ -65,7 +66,7 @@ def test_a_response_cannot_reach_the_value(policy, critic):
 def test_a_critic_of_tokens_reads_what_precedes_each_token(policy):
     """V(s_t) depends on the prompt and the tokens before t alone; the first is V(s_p)."""
     critic = load_critic(Config(algorithm="ppo-bce"), policy)
-    torch.nn.init.normal_(critic.head.weight)
+    torch.nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
     batch = sample(policy, PROMPTS, max_new_tokens=12, group_size=2, generator=torch.Generator().manual_seed(0))
     values = critic(batch)
     assert values.shape == batch.response_ids.shape
@@ -111,6 +112,7 @@ def sharing() -> tuple[Policy, Critic]:
     config = Config(critic="adapter")
     policy = load_policy(config)
     critic = load_critic(config, policy)
+    torch.manual_seed(0)
     for weight in [*policy.weights.values(), *trainable_parameters(critic).values()]:
         torch.nn.init.normal_(weight, std=0.1)
     return policy, critic
