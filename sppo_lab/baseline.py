@@ -12,7 +12,7 @@ from sppo_lab.config import Config
 from sppo_lab.models import Policy, trainable_parameters
 from sppo_lab.optimize import Learner, micro_batches, mini_batches, update_metrics
 from sppo_lab.parallel import add_up
-from sppo_lab.rollout import Rollouts, position_ids
+from sppo_lab.rollout import Rollouts, position_ids, scores_in_parts
 from sppo_lab.value import Critic, TokenCritic
 
 
@@ -164,8 +164,7 @@ def hidden_features(policy: Policy, batch: Rollouts) -> Tensor:
         output_hidden_states=True,
     )
     hidden = output.hidden_states[-1].float()
-    scores = torch.log_softmax(output.logits[:, :-1].float(), dim=-1)
-    entropy = -(scores.exp() * scores).sum(-1)
+    _, entropy = scores_in_parts(output.logits, batch.response_ids, temperature=1.0)
     share = batch.response_mask / batch.lengths[:, None]
     mean = (hidden[:, width:] * share[..., None]).sum(1)
     return torch.cat([hidden[:, width - 1], mean, (entropy * share).sum(1, keepdim=True)], dim=1)

@@ -292,17 +292,27 @@ def response_logprobs(
         logits_to_keep=width + 1,
         use_cache=False,
     ).logits
+    logprobs, entropy = scores_in_parts(logits, rollouts.response_ids, temperature, entropy_gradient)
+    return logprobs * rollouts.response_mask, entropy * rollouts.response_mask
+
+
+def scores_in_parts(
+    logits: Tensor, ids: Tensor, temperature: float, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
+    """What ``token_scores`` gives, for as many rows at a time as ``LOGITS_AT_ONCE`` allows.
+
+    The backward pass computes a part once more: in float32 all of them would fill most of the memory until then.
+    """
     size = max(1, LOGITS_AT_ONCE // logits[0].numel())
     settings = (temperature, entropy_gradient)
     if size >= len(logits):
-        logprobs, entropy = token_scores(logits, rollouts.response_ids, *settings)
-    else:  # each part once more in the backward pass: in float32 they would fill most of the memory until then
-        parts = [
-            checkpoint(token_scores, *part, *settings, use_reentrant=False, preserve_rng_state=False)
-            for part in zip(logits.split(size), rollouts.response_ids.split(size), strict=True)
-        ]
-        logprobs, entropy = (torch.cat(numbers) for numbers in zip(*parts, strict=True))
-    return logprobs * rollouts.response_mask, entropy * rollouts.response_mask
+        return token_scores(logits, ids, *settings)
+    parts = [
+        checkpoint(token_scores, *part, *settings, use_reentrant=False, preserve_rng_state=False)
+        for part in zip(logits.split(size), ids.split(size), strict=True)
+    ]
+    logprobs, entropy = (torch.cat(numbers) for numbers in zip(*parts, strict=True))
+    return logprobs, entropy
 
 
 def token_scores(logits: Tensor, ids: Tensor, temperature: float, entropy_gradient: bool) -> tuple[Tensor, Tensor]:

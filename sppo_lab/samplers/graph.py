@@ -48,7 +48,7 @@ class Segment:
     """
 
     def __init__(self, policy: "Policy", tokens: Tensor, mask: Tensor, cache: Cache, rows: Tensor, room: int):
-        self.policy, self.cache, self.tokens = policy, cache, tokens
+        self.policy, self.cache, self.tokens, self.room = policy, cache, tokens, room
         self.place = torch.tensor([mask.shape[1] - 1], device=mask.device)
         for number, layer in enumerate(cache.layers):  # one by one, so that little is in the memory twice
             cache.layers[number] = FixedLayer(layer, rows, room, self.place)
@@ -70,9 +70,9 @@ class Segment:
             logits_to_keep=1,
         ).logits[:, -1]
 
-    def write(self, room: int, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    def write(self, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """The next tokens and their log-probabilities, each (B, room); ``noise`` (B, room) decides, or None."""
-        found = torch.zeros(len(self.tokens), room, device=self.tokens.device)
+        found = torch.zeros(len(self.tokens), self.room, device=self.tokens.device)
         ids, number = found.long(), torch.zeros_like(self.place)
         has_nan = number.bool()
 
@@ -87,8 +87,8 @@ class Segment:
                 counter.add_(1)
 
         write_position()  # before it is recorded: the first time much is set up
-        again = recorded(write_position) if room > 1 and ids.is_cuda else write_position
-        for _ in range(room - 1):
+        again = recorded(write_position) if self.room > 1 and ids.is_cuda else write_position
+        for _ in range(self.room - 1):
             again()
         refuse_nan(has_nan)
         return ids, found
@@ -136,7 +136,7 @@ def write_by_graph(
         last, coming = slice(written - 1, written), slice(written, written + room)
         segment = Segment(policy, response_ids[active, last], mask, cache, rows, room)
         response_ids[active, coming], logprobs[active, coming] = segment.write(
-            room, temperature, None if noise is None else noise[active, coming]
+            temperature, None if noise is None else noise[active, coming]
         )
         rows, mask, written = torch.arange(len(active), device=device), pad(mask, (0, room), value=1), written + room
     before_end = torch.isin(response_ids, stop_ids).cumsum(1) == 0
